@@ -1,0 +1,79 @@
+"""What the gateways obey: `status.traffic`. The operator writes it, every agent compiles it, nothing else decides traffic.
+
+It is whole in itself (both revisions' routes, not references to a spec), so that one atomic write moves all pods and a
+spec edited in mid-ramp changes nothing by itself.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from funicular.api.base import StatusModel
+from funicular.api.duration import Duration
+from funicular.api.spec import Credentials, Price, UnitSource
+
+WHOLE = 10_000  # basis points
+
+
+class Upstream(StatusModel):
+    name: str
+    url: str
+    model: str
+    credentials: Credentials | None = None
+    price: Price | None = None
+    timeout: Duration = "60s"
+
+
+class ClassifierRoute(StatusModel):
+    url: str = Field(description="Base URL of the classifier; the gateway posts to URL/v1/classify.")
+    threshold: float
+    timeout: Duration
+    routes: dict[str, str] = Field(description="Label -> name of the upstream; any other answer: the baseline.")
+
+
+class Route(StatusModel):
+    """One revision: where its requests go. Neither classifier nor single: all to the baseline."""
+
+    revision: str
+    upstreams: tuple[Upstream, ...]
+    baseline: str
+    classifier: ClassifierRoute | None = None
+    single: str | None = None
+
+    @property
+    def is_baseline_only(self) -> bool:
+        return self.classifier is None and self.single is None
+
+
+class Share(StatusModel):
+    """Basis points of the units outside the holdback."""
+
+    desired: int = 0
+    acked: int | None = Field(default=None, description="What all ready gateway pods have confirmed; null: not all have.")
+    observed: int | None = Field(default=None, description="What the metrics show.")
+
+
+class Traffic(StatusModel):
+    """version rises with every change of anything below but acked and observed; agents acknowledge it by number."""
+
+    version: int
+    revision: str = Field(description="The revision that `share` speaks of: the candidate's, or the stable one when nothing ramps.")
+    share: Share
+    endpoint: str
+    selector: dict[str, str]
+    units: tuple[UnitSource, ...]
+    salt: str = ""
+    holdback: int = 0
+    stable: Route
+    candidate: Route | None = None
+    latency_bounds: dict[str, Duration] = Field(default_factory=dict)
+
+    @property
+    def compared(self) -> Route:
+        """The revision that the arms are compared for: labels all of a policy's series."""
+        return self.candidate or self.stable
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the arms can differ, so that replicate series are worth their cost."""
+        return self.candidate is not None or (self.holdback > 0 and not self.stable.is_baseline_only)
