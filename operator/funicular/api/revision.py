@@ -13,7 +13,9 @@ CLASSIFIER_PORT = 8080
 
 
 def what_routes(spec: RoutingPolicySpec) -> dict[str, Any]:
-    candidates = [c.model_dump(mode="json", by_alias=True, exclude={"price"}, exclude_none=True) for c in spec.candidates]
+    candidates = [
+        c.model_dump(mode="json", by_alias=True, exclude={"price"}, exclude_none=True) for c in spec.candidates
+    ]
     strategy: dict[str, Any] = spec.strategy.model_dump(mode="json", by_alias=True, exclude_none=True)
     if spec.strategy.classifier:
         for operational in ("replicas", "resources"):
@@ -48,7 +50,8 @@ def classifier_url(namespace: str, policy: str, revision: str, classifier: Class
 
 def upstreams_of(spec: RoutingPolicySpec) -> tuple[Upstream, ...]:
     return tuple(
-        Upstream(name=c.name, url=c.url, model=c.model, credentials=c.credentials, price=c.price, timeout=c.timeout) for c in spec.candidates
+        Upstream(name=c.name, url=c.url, model=c.model, credentials=c.credentials, price=c.price, timeout=c.timeout)
+        for c in spec.candidates
     )
 
 
@@ -65,7 +68,13 @@ def route_of(spec: RoutingPolicySpec, namespace: str, policy: str) -> Route:
         )
     elif spec.strategy.single:
         single = spec.strategy.single.candidate
-    return Route(revision=revision, upstreams=upstreams_of(spec), baseline=spec.baseline.name, classifier=classifier, single=single)
+    return Route(
+        revision=revision,
+        upstreams=upstreams_of(spec),
+        baseline=spec.baseline.name,
+        classifier=classifier,
+        single=single,
+    )
 
 
 def baseline_route(spec: RoutingPolicySpec) -> Route:

@@ -14,7 +14,9 @@ from funicular.api.base import Model
 from funicular.api.duration import Duration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\-\[\]:_]+(:[0-9]{1,5})?(/[^\s?#]*)?$", max_length=512)]
+Url = Annotated[
+    str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\-\[\]:_]+(:[0-9]{1,5})?(/[^\s?#]*)?$", max_length=512)
+]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$%&'*+.^_`|~-]+$", max_length=64)]
 Percent = Annotated[float, Field(ge=0, le=100, multiple_of=0.01)]
 
@@ -33,7 +35,9 @@ class ConfigMapKeyRef(Model):
 
 class Endpoint(Model):
     model: str = Field(
-        min_length=1, max_length=128, description='What applications send as "model"; unique among the policies of a gateway, and fixed.'
+        min_length=1,
+        max_length=128,
+        description='What applications send as "model"; unique among the policies of a gateway, and fixed.',
     )
 
 
@@ -51,7 +55,9 @@ class Gateway(Model):
 class Credentials(Model):
     secret_ref: SecretKeyRef = Field(description="The Secret's key that holds the API key.")
     header: HeaderName = Field(default="authorization", description="Request header that carries the key.")
-    prefix: str = Field(default="Bearer ", max_length=32, description='Text before the key, for example "Bearer "; empty for x-api-key.')
+    prefix: str = Field(
+        default="Bearer ", max_length=32, description='Text before the key, for example "Bearer "; empty for x-api-key.'
+    )
 
 
 class Price(Model):
@@ -63,12 +69,18 @@ class Candidate(Model):
     """One model behind an OpenAI-compatible URL."""
 
     name: Name = Field(description="Name of the candidate within the policy.")
-    baseline: bool = Field(default=False, description="True for exactly one: today's production model, to which everything falls back.")
+    baseline: bool = Field(
+        default=False, description="True for exactly one: today's production model, to which everything falls back."
+    )
     url: Url = Field(description="Base URL of an OpenAI-compatible API, for example https://api.example.com/v1.")
     model: str = Field(min_length=1, max_length=256, description='What is sent as "model" to this URL.')
     credentials: Credentials | None = Field(default=None, description="The API key, if the URL wants one.")
-    price: Price | None = Field(default=None, description="Dollars per million tokens; without it, cost and savings are not counted.")
-    timeout: Duration = Field(default="60s", description="Time to the first byte of the answer, after which the baseline is asked instead.")
+    price: Price | None = Field(
+        default=None, description="Dollars per million tokens; without it, cost and savings are not counted."
+    )
+    timeout: Duration = Field(
+        default="60s", description="Time to the first byte of the answer, after which the baseline is asked instead."
+    )
 
 
 class EnvVar(Model):
@@ -87,12 +99,21 @@ class ClassifierStrategy(Model):
     """A classifier up front: easy requests go to a cheap candidate, hard or uncertain ones to the baseline."""
 
     image: str | None = Field(
-        default=None, min_length=1, max_length=512, description="Image of a classifier server, pinned by digest; the operator runs it."
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="Image of a classifier server, pinned by digest; the operator runs it.",
     )
     url: Url | None = Field(default=None, description="URL of a classifier that runs already; instead of image.")
-    threshold: float = Field(default=0.5, ge=0, le=1, description="Score from which the classifier may call a request easy.")
+    threshold: float = Field(
+        default=0.5, ge=0, le=1, description="Score from which the classifier may call a request easy."
+    )
     timeout: Duration = Field(default="50ms", description="Longest wait for the classifier; then the baseline answers.")
-    routes: dict[str, Name] = Field(min_length=1, max_length=16, description="Candidate for each label of the classifier; any other label: the baseline.")
+    routes: dict[str, Name] = Field(
+        min_length=1,
+        max_length=16,
+        description="Candidate for each label of the classifier; any other label: the baseline.",
+    )
     replicas: int = Field(default=1, ge=1, le=100, description="Pods of the classifier.")
     resources: Resources = Field(default_factory=Resources, description="Resources of a classifier pod.")
     env: tuple[EnvVar, ...] = Field(default=(), max_length=64, description="Environment of the classifier's container.")
@@ -107,8 +128,12 @@ class SingleStrategy(Model):
 class Strategy(Model):
     """How a treated request chooses among the candidates: exactly one member is set."""
 
-    classifier: ClassifierStrategy | None = Field(default=None, description="A classifier decides before the model is asked.")
-    single: SingleStrategy | None = Field(default=None, description="One candidate for all: a model migration; wants a holdback and a quality SLO.")
+    classifier: ClassifierStrategy | None = Field(
+        default=None, description="A classifier decides before the model is asked."
+    )
+    single: SingleStrategy | None = Field(
+        default=None, description="One candidate for all: a model migration; wants a holdback and a quality SLO."
+    )
 
 
 class UnitSource(Model):
@@ -116,9 +141,13 @@ class UnitSource(Model):
 
     header: HeaderName | None = Field(default=None, description="Name of a request header, in lower case.")
     body: str | None = Field(
-        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$", description="Top-level member of the request's JSON body, for example user."
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$",
+        description="Top-level member of the request's JSON body, for example user.",
     )
-    api_key: bool | None = Field(default=None, description="True: the client's Authorization header (only its hash is used).")
+    api_key: bool | None = Field(
+        default=None, description="True: the client's Authorization header (only its hash is used)."
+    )
 
 
 DEFAULT_UNITS = (
@@ -131,10 +160,17 @@ DEFAULT_UNITS = (
 
 class Assignment(Model):
     units: tuple[UnitSource, ...] = Field(
-        default=DEFAULT_UNITS, min_length=1, max_length=8, description="Places of the assignment unit; the first that is not empty counts."
+        default=DEFAULT_UNITS,
+        min_length=1,
+        max_length=8,
+        description="Places of the assignment unit; the first that is not empty counts.",
     )
-    min_duration: Duration = Field(default="168h", description="Shortest time from the first treated request to the promotion.")
-    salt: str = Field(default="", max_length=64, description="Mixed into the hash of the holdback; change it only between ramps.")
+    min_duration: Duration = Field(
+        default="168h", description="Shortest time from the first treated request to the promotion."
+    )
+    salt: str = Field(
+        default="", max_length=64, description="Mixed into the hash of the holdback; change it only between ramps."
+    )
 
 
 class Indicator(StrEnum):
@@ -159,9 +195,15 @@ QUALITY_INDICATORS = frozenset({Indicator.THUMBS_UP_RATE})
 class Query(Model):
     """A query of one's own, with {{arm}}, {{window}}, {{policy}}, {{namespace}} and {{revision}} filled in."""
 
-    good: str | None = Field(default=None, max_length=4096, description="PromQL of the count of good events; with total.")
+    good: str | None = Field(
+        default=None, max_length=4096, description="PromQL of the count of good events; with total."
+    )
     total: str | None = Field(default=None, max_length=4096, description="PromQL of the count of all events.")
-    value: str | None = Field(default=None, max_length=4096, description="PromQL of one value, where there is no count; judged by its bound alone.")
+    value: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="PromQL of one value, where there is no count; judged by its bound alone.",
+    )
 
 
 class Mode(StrEnum):
@@ -175,17 +217,32 @@ class Slo(Model):
     name: Name = Field(description="Name of the SLO within the policy.")
     indicator: Indicator | None = Field(default=None, description="A built-in indicator; instead of query.")
     query: Query | None = Field(default=None, description="PromQL of one's own; instead of indicator.")
-    quality: bool | None = Field(default=None, description="True: this SLO speaks of the answers' quality (ThumbsUpRate does by itself).")
-    bound: Duration | None = Field(default=None, description="For latency indicators: the time within which the percentile must stay, for example 4s.")
+    quality: bool | None = Field(
+        default=None, description="True: this SLO speaks of the answers' quality (ThumbsUpRate does by itself)."
+    )
+    bound: Duration | None = Field(
+        default=None,
+        description="For latency indicators: the time within which the percentile must stay, for example 4s.",
+    )
     max: float | None = Field(default=None, description="Largest value allowed in the treatment arm.")
     min: float | None = Field(default=None, description="Smallest value allowed in the treatment arm.")
-    allowed_increase: float | None = Field(default=None, ge=0, description="How much higher than control the treatment may be.")
-    allowed_decrease: float | None = Field(default=None, ge=0, description="How much lower than control the treatment may be.")
-    allowed_from_baseline: float | None = Field(
-        default=None, ge=0, description="How much worse than the holdback (always the baseline model) the treatment may be."
+    allowed_increase: float | None = Field(
+        default=None, ge=0, description="How much higher than control the treatment may be."
     )
-    min_samples: int | None = Field(default=None, ge=1, description="Samples for this SLO, where they are rarer than requests; default: the step's.")
-    mode: Mode = Field(default=Mode.ENFORCE, description="Enforce: gates the ramp and reverts it; Observe: only reported.")
+    allowed_decrease: float | None = Field(
+        default=None, ge=0, description="How much lower than control the treatment may be."
+    )
+    allowed_from_baseline: float | None = Field(
+        default=None,
+        ge=0,
+        description="How much worse than the holdback (always the baseline model) the treatment may be.",
+    )
+    min_samples: int | None = Field(
+        default=None, ge=1, description="Samples for this SLO, where they are rarer than requests; default: the step's."
+    )
+    mode: Mode = Field(
+        default=Mode.ENFORCE, description="Enforce: gates the ramp and reverts it; Observe: only reported."
+    )
 
 
 class Approval(StrEnum):
@@ -197,9 +254,15 @@ class Step(Model):
     share: Percent = Field(gt=0, description="Per cent of the assignment units outside the holdback that are treated.")
     min_duration: Duration = Field(default="0s", description="Shortest time at this share.")
     min_samples: int = Field(default=300, ge=1, description="Least treated requests at this share.")
-    max_duration: Duration | None = Field(default=None, description="After this time without a verdict, onInconclusive decides; default: never.")
-    approval: Approval = Field(default=Approval.NONE, description="Required: a person must approve before the next step.")
-    bake: Duration = Field(default="0s", description="For the last step: how long it stays under test before it is promoted.")
+    max_duration: Duration | None = Field(
+        default=None, description="After this time without a verdict, onInconclusive decides; default: never."
+    )
+    approval: Approval = Field(
+        default=Approval.NONE, description="Required: a person must approve before the next step."
+    )
+    bake: Duration = Field(
+        default="0s", description="For the last step: how long it stays under test before it is promoted."
+    )
 
 
 class OnInconclusive(StrEnum):
@@ -222,19 +285,36 @@ DEFAULT_STEPS = (
 
 
 class Rollout(Model):
-    steps: tuple[Step, ...] = Field(default=DEFAULT_STEPS, min_length=1, max_length=20, description="The rungs of the ramp, rising to 100.")
-    holdback: Percent = Field(default=1.0, le=50, description="Per cent of the units that always get the baseline model: shows drift and savings.")
-    on_inconclusive: OnInconclusive = Field(default=OnInconclusive.HOLD, description="After a step's maxDuration without a verdict: Hold or Revert.")
-    on_regression: OnRegression = Field(
-        default=OnRegression.AUTO, description="What becomes of the spec: RevertSpec, HoldSpec, or Auto (HoldSpec if git manages the object)."
+    steps: tuple[Step, ...] = Field(
+        default=DEFAULT_STEPS, min_length=1, max_length=20, description="The rungs of the ramp, rising to 100."
     )
-    false_revert_rate: float = Field(default=0.01, gt=0, lt=0.5, description="Chance over the whole rollout that a good candidate is reverted.")
-    false_promotion_rate: float = Field(default=0.05, gt=0, lt=0.5, description="Chance that a candidate worse by its margin passes an SLO.")
+    holdback: Percent = Field(
+        default=1.0,
+        le=50,
+        description="Per cent of the units that always get the baseline model: shows drift and savings.",
+    )
+    on_inconclusive: OnInconclusive = Field(
+        default=OnInconclusive.HOLD, description="After a step's maxDuration without a verdict: Hold or Revert."
+    )
+    on_regression: OnRegression = Field(
+        default=OnRegression.AUTO,
+        description="What becomes of the spec: RevertSpec, HoldSpec, or Auto (HoldSpec if git manages the object).",
+    )
+    false_revert_rate: float = Field(
+        default=0.01, gt=0, lt=0.5, description="Chance over the whole rollout that a good candidate is reverted."
+    )
+    false_promotion_rate: float = Field(
+        default=0.05, gt=0, lt=0.5, description="Chance that a candidate worse by its margin passes an SLO."
+    )
 
 
 class BearerAuth(Model):
     secret_ref: SecretKeyRef | None = Field(default=None, description="Secret's key with the token.")
-    file: str | None = Field(default=None, max_length=512, description="File in the operator's container with the token, read anew at each change.")
+    file: str | None = Field(
+        default=None,
+        max_length=512,
+        description="File in the operator's container with the token, read anew at each change.",
+    )
 
 
 class BasicAuth(Model):
@@ -258,11 +338,19 @@ class PrometheusAuth(Model):
 
 
 class PrometheusTls(Model):
-    ca_ref: ConfigMapKeyRef | None = Field(default=None, description="ConfigMap's key with the CA that signed Prometheus's certificate.")
+    ca_ref: ConfigMapKeyRef | None = Field(
+        default=None, description="ConfigMap's key with the CA that signed Prometheus's certificate."
+    )
     ca_secret_ref: SecretKeyRef | None = Field(default=None, description="Secret's key with that CA; instead of caRef.")
-    cert_ref: SecretKeyRef | None = Field(default=None, description="Secret's key with the client certificate (PEM), for mTLS.")
-    key_ref: SecretKeyRef | None = Field(default=None, description="Secret's key with the client's private key (PEM), for mTLS.")
-    server_name: str | None = Field(default=None, max_length=253, description="Name to expect in the certificate, if not the URL's host.")
+    cert_ref: SecretKeyRef | None = Field(
+        default=None, description="Secret's key with the client certificate (PEM), for mTLS."
+    )
+    key_ref: SecretKeyRef | None = Field(
+        default=None, description="Secret's key with the client's private key (PEM), for mTLS."
+    )
+    server_name: str | None = Field(
+        default=None, max_length=253, description="Name to expect in the certificate, if not the URL's host."
+    )
     insecure_skip_verify: bool = Field(default=False, description="True: accept any certificate; for tests only.")
 
 
@@ -278,7 +366,9 @@ class Prometheus(Model):
     tls: PrometheusTls | None = Field(default=None, description="Certificates.")
     headers: tuple[PrometheusHeader, ...] = Field(default=(), max_length=16, description="Extra request headers.")
     timeout: Duration = Field(default="10s", description="Longest wait for an answer.")
-    interval: Duration = Field(default="15s", description="How often the SLOs are looked at while a ramp runs; the scrape interval or longer.")
+    interval: Duration = Field(
+        default="15s", description="How often the SLOs are looked at while a ramp runs; the scrape interval or longer."
+    )
 
 
 class RoutingPolicySpec(Model):
@@ -286,10 +376,16 @@ class RoutingPolicySpec(Model):
 
     endpoint: Endpoint = Field(description="The endpoint of the application.")
     gateway: Gateway = Field(default_factory=Gateway, description="The gateway pods that serve it.")
-    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=16, description="The models; exactly one is the baseline.")
+    candidates: tuple[Candidate, ...] = Field(
+        min_length=1, max_length=16, description="The models; exactly one is the baseline."
+    )
     strategy: Strategy = Field(description="How a treated request chooses among the candidates.")
-    assignment: Assignment = Field(default_factory=Assignment, description="Who stays in one arm together, and for how long.")
-    slos: tuple[Slo, ...] = Field(default=(), max_length=16, description="What must hold; without an enforced SLO nothing is promoted by itself.")
+    assignment: Assignment = Field(
+        default_factory=Assignment, description="Who stays in one arm together, and for how long."
+    )
+    slos: tuple[Slo, ...] = Field(
+        default=(), max_length=16, description="What must hold; without an enforced SLO nothing is promoted by itself."
+    )
     rollout: Rollout = Field(default_factory=Rollout, description="The ramp.")
     prometheus: Prometheus = Field(description="Where the SLOs are measured.")
 

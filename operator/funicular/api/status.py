@@ -21,7 +21,9 @@ class Condition(StatusModel):
 
 class RevisionStatus(StatusModel):
     revision: str
-    controller_revision: str | None = Field(default=None, description="Name of the ControllerRevision that holds its spec; none for the baseline.")
+    controller_revision: str | None = Field(
+        default=None, description="Name of the ControllerRevision that holds its spec; none for the baseline."
+    )
     since: datetime | None = None
 
 
@@ -32,10 +34,14 @@ class StepStatus(StatusModel):
     of: int
     share: int = Field(description="Basis points.")
     entered_at: datetime = Field(description="When the share was ordered.")
-    started_at: datetime | None = Field(default=None, description="When all ready gateway pods had confirmed it: the window of the SLOs begins here.")
+    started_at: datetime | None = Field(
+        default=None, description="When all ready gateway pods had confirmed it: the window of the SLOs begins here."
+    )
     min_until: datetime | None = None
     max_until: datetime | None = None
-    passed_at: datetime | None = Field(default=None, description="When every enforced SLO first passed; on the last step the bake starts here.")
+    passed_at: datetime | None = Field(
+        default=None, description="When every enforced SLO first passed; on the last step the bake starts here."
+    )
     approved_by: str | None = None
     samples: float = 0
     min_samples: int = 0
@@ -101,12 +107,16 @@ class Status(StatusModel):
     candidate: RevisionStatus | None = None
     traffic: Traffic | None = None
     step: StepStatus | None = None
-    ramp_started_at: datetime | None = Field(default=None, description="When the first step's share took effect: assignment.minDuration counts from here.")
+    ramp_started_at: datetime | None = Field(
+        default=None, description="When the first step's share took effect: assignment.minDuration counts from here."
+    )
     paused: bool = False
     verdicts: tuple[VerdictStatus, ...] = ()
     tightest: str = ""
     rejected: tuple[Rejected, ...] = Field(default=(), max_length=50)
-    spec_to_revert: str | None = Field(default=None, description="ControllerRevision whose spec is yet to be written back.")
+    spec_to_revert: str | None = Field(
+        default=None, description="ControllerRevision whose spec is yet to be written back."
+    )
     reverted_at: datetime | None = None
     history: tuple[HistoryEntry, ...] = Field(default=(), max_length=30)
     last_verb: Verb | None = None

@@ -49,7 +49,9 @@ class Share(StatusModel):
     """Basis points of the units outside the holdback."""
 
     desired: int = 0
-    acked: int | None = Field(default=None, description="What all ready gateway pods have confirmed; null: not all have.")
+    acked: int | None = Field(
+        default=None, description="What all ready gateway pods have confirmed; null: not all have."
+    )
     observed: int | None = Field(default=None, description="What the metrics show.")
 
 
@@ -57,7 +59,9 @@ class Traffic(StatusModel):
     """version rises with every change of anything below but acked and observed; agents acknowledge it by number."""
 
     version: int
-    revision: str = Field(description="The revision that `share` speaks of: the candidate's, or the stable one when nothing ramps.")
+    revision: str = Field(
+        description="The revision that `share` speaks of: the candidate's, or the stable one when nothing ramps."
+    )
     share: Share
     endpoint: str
     selector: dict[str, str]
