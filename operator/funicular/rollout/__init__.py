@@ -1,0 +1,1 @@
+"""The ramp, as one pure function: `decide(observation) -> decision`. Called by the controller; knows no I/O and no clock."""
