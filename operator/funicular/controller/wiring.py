@@ -9,16 +9,18 @@ has passed: nobody has to remember the fence, yet `fence.check()` before a chain
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from funicular.api.spec import RoutingPolicySpec
+from funicular.api.policy import Metadata
+from funicular.api.spec import ClassifierStrategy, RoutingPolicySpec
+from funicular.api.traffic import Traffic
 from funicular.errors import RetryLater
 from funicular.ports import Clock
+from funicular.rollout.observation import Alarm, GatewayFacts, Measurements, Problem, WorkloadFacts
 from funicular.settings import OperatorSettings
-from funicular.slo.measurement import Evaluation, Preflight
-from funicular.slo.model import ArmCounts, Verdict
+from funicular.slo.model import ArmCounts
 
 Json = dict[str, Any]
 
@@ -29,12 +31,13 @@ class NotLeader(RetryLater):
 
 @dataclass(frozen=True, slots=True)
 class GatewayPod:
+    """A pod with the gateway label. ready: Ready, and not about to end."""
+
     namespace: str
     name: str
     uid: str
     labels: Mapping[str, str]
     ready: bool
-    terminating: bool = False
 
     @property
     def key(self) -> str:
@@ -43,57 +46,19 @@ class GatewayPod:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A policy that wants an endpoint: who came first (created, then key) has it where the gateways overlap."""
+    """A policy that wants an endpoint: who came first has it where the gateways overlap."""
 
+    created: str
     key: str
     uid: str
-    created: str
     model: str
     selector: Mapping[str, str]
     terminating: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class WorkloadState:
-    """A classifier's Deployment. If it is not available, `reason` is a container's (ImagePullBackOff ...) or its own."""
-
-    name: str
-    available: bool
-    desired: int
-    ready: int
-    reason: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class AckFacts:
-    """Who of the ready gateway pods serves a version. complete_since: when the last of them confirmed; None: not all have."""
-
-    ready: int
-    confirmed: int
-    complete_since: datetime | None = None
-    missing: tuple[str, ...] = ()  # pods, by namespace/name
-    errors: Mapping[str, str] = field(default_factory=dict)  # by pod: why it could not take this version
-
-    @property
-    def complete(self) -> bool:
-        return self.ready > 0 and self.confirmed == self.ready
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """The fast-burn guard fired for this version and revision. kind: errors | latency."""
-
-    version: int
-    revision: str
-    kind: str
-    verdict: Verdict
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Pooled:
-    """A ramping policy's counts over its gateway pods, by arm: `bad` and `slow` as ArmCounts over the replicates."""
+    """A ramping policy's counts over its gateway pods, by arm: bad and slow answers as ArmCounts over the replicates."""
 
     version: int
     revision: str
@@ -112,26 +77,27 @@ class Store(Protocol):
     def key_of(self, uid: str) -> str | None: ...
 
     def put(self, body: Json) -> None:
-        """The API server's answer to a write of our own; older than what is known: ignored. Does not requeue the key."""
+        """The API server's answer to a write of our own; older than what is known: ignored. Does not queue the key."""
 
     def claims(self, model: str) -> Sequence[Claim]:
-        """All policies for one endpoint, oldest first."""
+        """All policies for one endpoint, oldest first (created, then key)."""
 
     def gateways_for(self, selector: Mapping[str, str], *, ready_only: bool = True) -> Sequence[GatewayPod]:
-        """Gateway pods in any namespace whose labels carry all of the selector's; terminating ones are not ready."""
+        """Gateway pods in any namespace whose labels carry all of the selector's."""
 
-    def workload(self, namespace: str, name: str) -> WorkloadState | None:
-        """A classifier's Deployment; None: it does not exist (or has not been seen yet)."""
+    def workload(self, namespace: str, name: str) -> WorkloadFacts | None:
+        """A classifier's Deployment; None: it has not been seen (yet)."""
 
     @property
     def synced(self) -> bool:
-        """Policies and gateway pods have been listed at least once in this term."""
+        """Policies, gateway pods and Deployments have been listed at least once in this term."""
 
 
 class Reports(Protocol):
     """What the agents said. Lost with the process; they say it again."""
 
-    def ack_facts(self, uid: str, version: int, pods: Sequence[GatewayPod]) -> AckFacts: ...
+    def ack_facts(self, uid: str, version: int, pods: Sequence[GatewayPod]) -> GatewayFacts:
+        """Who of `pods` serves `version`, since when all of them do, and what they could not take."""
 
     def pooled(self, uid: str) -> Pooled | None: ...
 
@@ -144,39 +110,44 @@ class Reports(Protocol):
 class Evaluator(Protocol):
     """Measures in the background; the key is queued when something new is there."""
 
-    def latest(self, uid: str, version: int, revision: str, started_at: datetime | None) -> Evaluation | None:
-        """The last look at exactly this step (None as started_at: an idle policy); None: not looked yet."""
+    def latest(self, uid: str) -> Measurements | None:
+        """The last look; it is bound to a version, revision and beginning of the window: compare before use."""
 
-    def preflight(self, key: str, spec: RoutingPolicySpec, revision: str) -> Preflight | None:
-        """What came out of asking each query once; None: being asked, the key is queued when it is known.
+    def preflight(
+        self, key: str, spec: RoutingPolicySpec, traffic: Traffic | None = None
+    ) -> tuple[Problem, ...] | None:
+        """What came of asking each query of the spec once; None: being asked, the key is queued when it is known.
         Asked again after a minute while there are problems."""
 
 
 class History(Protocol):
     """Good specs as ControllerRevisions, owned by the policy."""
 
-    async def record(self, policy: Json, revision: str, spec: Json) -> str:
-        """The name of the ControllerRevision that holds `spec` (made if it is not there; idempotent)."""
+    async def record(self, policy: Metadata, name: str, revision: str, spec: Json) -> None:
+        """Idempotent: one of this name that exists already is left as it is."""
+
+    async def list(self, policy: Metadata) -> dict[str, str]:
+        """revision -> name, oldest first."""
 
     async def spec_of(self, namespace: str, name: str) -> Json:
         """Raises NotFound."""
 
-    async def prune(self, policy: Json, keep: Sequence[str], limit: int = 10) -> None:
+    async def prune(self, policy: Metadata, keep: Sequence[str], limit: int = 10) -> None:
         """Deletes the oldest beyond `limit`, never one of `keep` (names)."""
 
 
 class Events(Protocol):
-    def record(self, policy: Json, kind: str, reason: str, message: str) -> None:
+    def record(self, policy: Metadata, kind: str, reason: str, message: str) -> None:
         """kind: Normal or Warning. Never waits, never raises; the same again is counted up; limited per policy and reason."""
 
 
 class Workloads(Protocol):
     """Classifiers that the operator runs: Deployment and Service of one revision each."""
 
-    async def ensure(self, policy: Json, spec: RoutingPolicySpec, revision: str) -> None:
-        """Nothing to do for a spec without a classifier image. Writes only if what would be written has changed."""
+    async def ensure(self, policy: Metadata, revision: str, classifier: ClassifierStrategy) -> None:
+        """Nothing to do without an image. Writes only if what would be written has changed, or it vanished."""
 
-    async def retire(self, policy: Json, keep: Sequence[str]) -> None:
+    async def retire(self, policy: Metadata, keep: frozenset[str]) -> None:
         """Deletes this policy's classifiers of all revisions but `keep`."""
 
 
@@ -214,7 +185,9 @@ class Telemetry(Protocol):
         """The present state of one policy; verdicts: outcome by SLO."""
 
     def forget(self, key: str) -> None: ...
+
     def reverted(self, key: str, reason: str) -> None: ...
+
     def acknowledged(self, seconds: float) -> None:
         """From the decision to the last pod's confirmation."""
 
