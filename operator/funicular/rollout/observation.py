@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from funicular.slo.measurement import Evaluation
+
 from funicular.api.policy import Metadata
 from funicular.api.spec import RoutingPolicySpec
 from funicular.api.status import Status
 from funicular.api.verbs import Request
-from funicular.slo.model import Evidence, Verdict
+from funicular.slo.model import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +56,6 @@ class WorkloadFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class SloMeasurement:
-    """One SLO's evidence, or why there is none."""
-
-    slo: str
-    evidence: Evidence | None = None
-    error: str = ""  # CamelCase reason: QueryInvalid, AccessDenied, MetricsUnavailable, SeveralSeries, NotANumber, NoData, Stale
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Measurements:
-    """One look at Prometheus, bound to what it measured: version, revision and the instant the window begins.
-
-    While ramping the arms are as labelled. In the steady state `treatment` is what the stable revision serves and
-    `control` is the holdback."""
-
-    at: datetime
-    version: int
-    revision: str
-    started_at: datetime
-    slos: tuple[SloMeasurement, ...] = ()
-    ratio: Evidence | None = None  # requests by replicate (n) of treatment and control
-    observed_share: int | None = None  # basis points of requests outside the holdback
-    error: str = ""  # the whole of Prometheus: MetricsUnavailable, AccessDenied, Stale
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Alarm:
     """The fast-burn guard fired on counts that the agents reported."""
 
@@ -102,11 +76,16 @@ class Observation:
     classifier: WorkloadFacts = field(default_factory=WorkloadFacts)  # of the spec's revision
     problems: tuple[Problem, ...] = ()  # missing Secrets, queries that do not parse ...
     preflight_done: bool = True  # every query was tried once for this spec
-    measurements: Measurements | None = None
+    evaluation: Evaluation | None = None  # the latest look at Prometheus for this revision and step
+    exercised: float | None = (
+        None  # share of treated requests that the strategy decided; the rest fell to the baseline unasked
+    )
     alarm: Alarm | None = None
     request: Request | None = None  # a person's verb that was not handled yet
     bad_request: str | None = None  # text of a verb annotation that is no request
     managed_by: str | None = None  # "Argo CD application x"; None: not managed from git
     conflict: str | None = None  # key of the older policy that owns this endpoint
-    stable_spec: RoutingPolicySpec | None = None  # from its ControllerRevision, where the stable revision is not the spec's
+    stable_spec: RoutingPolicySpec | None = (
+        None  # from its ControllerRevision, where the stable revision is not the spec's
+    )
     good_specs: Mapping[str, str] = field(default_factory=dict)  # revision -> ControllerRevision, oldest first

@@ -1,0 +1,188 @@
+"""From evidence to verdicts: each SLO is judged once per look at Prometheus, and its memory (the looks) stays in status.
+
+Called by decide. Says nothing about what follows from a verdict: that is transitions.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from funicular.slo.measurement import Evaluation, Measurement, Trouble
+from funicular.slo.queries import question_of
+from funicular.slo.ratio import sample_ratio
+
+from funicular.api.spec import Mode, RoutingPolicySpec, Slo
+from funicular.api.status import VerdictStatus
+from funicular.api.traffic import WHOLE
+from funicular.rollout.observation import Observation
+from funicular.slo.model import REPLICATES, Arm, ArmCounts, Budget, Evidence, Looks, Outcome, Question, Verdict
+from funicular.slo.verdicts import judge, split_budget
+
+SAMPLE_RATIO = "sample-ratio"
+DRIFT_WINDOWS_PER_BUDGET = 30  # falseRevertRate is the drift test's budget for thirty windows
+
+
+def current_look(seen: Observation) -> Evaluation | None:
+    """The latest look, if it measured what is in effect now: same revision, same beginning of the step."""
+    found, status = seen.evaluation, seen.status
+    if found is None or status.traffic is None or found.revision != status.traffic.revision:
+        return None
+    if status.candidate is None:
+        return found if found.is_idle else None
+    return found if status.step and found.started_at == status.step.started_at else None
+
+
+def judged(seen: Observation) -> tuple[VerdictStatus, ...]:
+    """status.verdicts brought up to date: unchanged unless there is a newer look."""
+    found, status = current_look(seen), seen.status
+    if seen.spec is None or found is None:
+        return status.verdicts
+    last = max((v.at for v in status.verdicts if v.at), default=None)
+    if last is not None and found.at <= last:
+        return status.verdicts
+    kept = {v.slo: v for v in status.verdicts}
+    budget = _budget(seen)
+    by_name = {m.slo: m for m in found.measurements}
+    verdicts = [
+        _judge_slo(seen, slo, by_name.get(slo.name), kept.get(slo.name), budget, found) for slo in seen.spec.slos
+    ]
+    step = status.step
+    if status.candidate is not None and step is not None and step.share < WHOLE and Arm.TREATMENT in found.outcomes:
+        verdicts.append(_judge_ratio(found, step.share, kept.get(SAMPLE_RATIO)))
+    return tuple(verdicts)
+
+
+def _budget(seen: Observation) -> Budget:
+    spec = seen.spec
+    assert spec is not None
+    enforced = sum(slo.mode is Mode.ENFORCE for slo in spec.slos)
+    budget = split_budget(
+        spec.rollout.false_revert_rate, spec.rollout.false_promotion_rate, len(spec.rollout.steps), max(1, enforced)
+    )
+    if seen.status.candidate is None:
+        return replace(budget, alpha=spec.rollout.false_revert_rate / DRIFT_WINDOWS_PER_BUDGET / max(1, enforced))
+    return budget
+
+
+def _min_samples(spec: RoutingPolicySpec, seen: Observation) -> int:
+    step = seen.status.step
+    if step is None or step.index >= len(spec.rollout.steps):
+        return spec.rollout.steps[-1].min_samples
+    return spec.rollout.steps[step.index].min_samples
+
+
+def reframed(question: Question, evidence: Evidence, share: int | None) -> tuple[Question, Evidence]:
+    """At 100 %, and after promotion, nobody is left in control: the holdback takes its place, with the margin from the baseline
+    where one is declared."""
+    if share is not None and share < WHOLE:
+        return question, evidence
+    margin = question.allowed_from_baseline if question.allowed_from_baseline is not None else question.allowed_increase
+    reference = evidence.holdback if evidence.holdback is not None else evidence.control
+    if share is None:  # steady: the evaluator already put the holdback into control
+        reference = evidence.control
+    return replace(question, allowed_increase=margin, allowed_from_baseline=None), replace(
+        evidence, control=reference, holdback=None
+    )
+
+
+def _judge_slo(
+    seen: Observation,
+    slo: Slo,
+    measured: Measurement | None,
+    before: VerdictStatus | None,
+    budget: Budget,
+    found: Evaluation,
+) -> VerdictStatus:
+    assert seen.spec is not None
+    looks = Looks(before.planned, before.looks) if before else Looks()
+    if measured is not None and measured.values is not None:
+        return to_status(by_value(slo, measured.values), slo.mode, found.at)
+    if measured is None or measured.evidence is None:
+        return to_status(replace(_unmeasured(slo.name, measured, found), looks=looks), slo.mode, found.at)
+    status = seen.status
+    share = status.step.share if status.step and status.candidate else None
+    question, evidence = reframed(question_of(slo, _min_samples(seen.spec, seen)), measured.evidence, share)
+    verdict = judge(question, evidence, budget, looks)
+    if before and before.outcome == Outcome.FAIL and verdict.outcome is not Outcome.FAIL:
+        return before.model_copy(update={"at": found.at})  # a sequential test that has rejected has rejected
+    return to_status(verdict, slo.mode, found.at)
+
+
+def _unmeasured(name: str, measured: Measurement | None, found: Evaluation) -> Verdict:
+    error = (measured.error if measured else None) or found.error
+    if error is None:
+        return Verdict(name, Outcome.INCONCLUSIVE, Trouble.NO_DATA.value, "Prometheus has no samples of it yet")
+    outcome = Outcome.INCONCLUSIVE if error.reason in (Trouble.NO_DATA, Trouble.STALE_METRICS) else Outcome.ERROR
+    return Verdict(name, outcome, error.reason.value, " - ".join(filter(None, (error.message, error.remedy))))
+
+
+def by_value(slo: Slo, values: Mapping[Arm, float]) -> Verdict:
+    """One number says nothing of its own uncertainty: outside its bound it holds the ramp, it never reverts."""
+    value = values.get(Arm.TREATMENT)
+    if value is None:
+        return Verdict(
+            slo.name, Outcome.INCONCLUSIVE, Trouble.NO_DATA.value, "the query gives no value for the treatment arm"
+        )
+    above = slo.max is not None and value > slo.max
+    below = slo.min is not None and value < slo.min
+    reference = values.get(Arm.CONTROL)
+    if above or below:
+        bound = f"above {slo.max:g}" if above else f"below {slo.min:g}"
+        return Verdict(
+            slo.name,
+            Outcome.INCONCLUSIVE,
+            "ValueOutsideBound",
+            f"{value:g} is {bound}",
+            value,
+            reference,
+            tightness=1.0,
+        )
+    return Verdict(slo.name, Outcome.PASS, "ValueWithinBound", f"{value:g} is within its bound", value, reference)
+
+
+def _judge_ratio(found: Evaluation, share: int, before: VerdictStatus | None) -> VerdictStatus:
+    looks = Looks(before.planned, before.looks) if before else Looks()
+    control = found.outcomes.get(Arm.CONTROL) or ArmCounts((0.0,) * REPLICATES, (0.0,) * REPLICATES)
+    verdict = sample_ratio(found.outcomes[Arm.TREATMENT], control, share, looks)
+    return to_status(replace(verdict, slo=SAMPLE_RATIO), Mode.ENFORCE, found.at)
+
+
+def to_status(verdict: Verdict, mode: Mode, at: datetime) -> VerdictStatus:
+    def short(value: float | None) -> float | None:
+        return None if value is None else float(f"{value:.6g}")
+
+    return VerdictStatus(
+        slo=verdict.slo,
+        outcome=verdict.outcome.value,
+        reason=verdict.reason,
+        message=verdict.message,
+        mode=mode.value,
+        estimate=short(verdict.estimate),
+        reference=short(verdict.reference),
+        low=short(verdict.low),
+        high=short(verdict.high),
+        samples=round(verdict.samples),
+        effective_samples=round(verdict.effective_samples),
+        needed=round(verdict.needed),
+        tightness=short(verdict.tightness) or 0.0,
+        planned=short(verdict.looks.planned) or 0.0,
+        looks=tuple(float(f"{x:.6g}") for x in verdict.looks.done),
+        at=at,
+    )
+
+
+def enforced(verdicts: tuple[VerdictStatus, ...]) -> tuple[VerdictStatus, ...]:
+    return tuple(v for v in verdicts if v.mode == Mode.ENFORCE.value)
+
+
+def failed(verdicts: tuple[VerdictStatus, ...]) -> VerdictStatus | None:
+    return next((v for v in enforced(verdicts) if v.outcome == Outcome.FAIL), None)
+
+
+def tightest(verdicts: tuple[VerdictStatus, ...]) -> VerdictStatus | None:
+    """The SLO that matters most now: a failure, else what is still missing, else the one nearest to its bound."""
+    order = {Outcome.FAIL.value: 0, Outcome.ERROR.value: 1, Outcome.INCONCLUSIVE.value: 2, Outcome.PASS.value: 3}
+    gates = [v for v in enforced(verdicts) if v.slo != SAMPLE_RATIO or v.outcome == Outcome.FAIL]
+    return min(gates, key=lambda v: (order.get(v.outcome, 4), -v.tightness, v.slo), default=None)
