@@ -225,14 +225,12 @@ def _evidence_lacks(seen: Observation, spec: RoutingPolicySpec, verdicts: tuple[
     if seen.classifier.needed and not seen.classifier.available:
         found.append("a ready classifier: treated requests go to the baseline meanwhile")
     look = current_look(seen)
-    if seen.exercised is not None and seen.exercised < LEAST_EXERCISED:
+    if look is not None and look.exercised is not None and look.exercised < LEAST_EXERCISED:
         found.append(
-            f"requests that the strategy decided: {seen.exercised:.0%} of the treated ones, the rest fell to the baseline"
+            f"requests that the strategy decided: {look.exercised:.0%} of the treated ones, the rest fell to the baseline"
         )
     if look is None or look.error or seen.now - look.at > STALE_LOOKS * delta(spec.prometheus.interval):
-        found.append(
-            "a fresh look at Prometheus" + (f": {look.error.message}" if look is not None and look.error else "")
-        )
+        found.append("a fresh look at Prometheus" + (f": {look.message}" if look is not None and look.error else ""))
     return found
 
 

@@ -129,6 +129,8 @@ def _measured(seen: Observation, verdicts: tuple[VerdictStatus, ...]) -> Status:
         status = status.model_copy(update={"step": step})
         if step.passed_at is None and evidence_is_complete(_with(seen, status), verdicts):
             status = status.model_copy(update={"step": step.model_copy(update={"passed_at": seen.now})})
+    if look is not None and look.idle:
+        status = status.model_copy(update={"drift_since": look.started_at})
     tight = tightest(verdicts)
     return status.model_copy(update={"tightest": f"{tight.slo} {tight.outcome}" if tight else ""})
 
@@ -136,7 +138,7 @@ def _measured(seen: Observation, verdicts: tuple[VerdictStatus, ...]) -> Status:
 def _confirmed(seen: Observation, traffic: Traffic) -> Traffic:
     look = current_look(seen)
     acked = traffic.share.desired if seen.gateways.all_acked else None
-    observed = look.observed if look is not None else traffic.share.observed
+    observed = look.observed_share if look is not None else traffic.share.observed
     return traffic.model_copy(update={"share": traffic.share.model_copy(update={"acked": acked, "observed": observed})})
 
 
@@ -167,8 +169,7 @@ def _after(seen: Observation, status: Status, transition: Step, state: State) ->
             after,
             status=status.model_copy(update={"traffic": unconfirmed}),
             gateways=replace(seen.gateways, acked=0, acked_at=None, errors=()),
-            evaluation=None,
-            exercised=None,
+            measurements=None,
             alarm=None,
         )
     return after, classify(after)

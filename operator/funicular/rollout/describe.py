@@ -190,10 +190,10 @@ def _metrics(seen: Observation, status: Status) -> Facts:
     query = next((p for p in seen.problems if p.field.startswith(("spec.prometheus", "spec.slos"))), None)
     if query is not None:
         return ("MetricsAvailable", False, query.reason, query.sentence())
-    look = seen.evaluation
-    if look is not None and look.error is not None:
+    look = seen.measurements
+    if look is not None and look.error:
         kept = "; the share is frozen until it answers again" if status.candidate else ""
-        return ("MetricsAvailable", False, look.error.reason.value, look.error.message + kept)
+        return ("MetricsAvailable", False, look.error, look.message + kept)
     broken = next((v for v in status.verdicts if v.outcome == Outcome.ERROR), None)
     if broken is not None:
         return ("MetricsAvailable", False, broken.reason, f"{broken.slo}: {broken.message}")

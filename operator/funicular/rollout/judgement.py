@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from funicular.slo.measurement import Evaluation, Measurement, Trouble
+from funicular.slo.measurement import Measurements
 from funicular.slo.queries import question_of
 from funicular.slo.ratio import sample_ratio
 
 from funicular.api.spec import Mode, RoutingPolicySpec, Slo
-from funicular.api.status import VerdictStatus
+from funicular.api.status import Status, VerdictStatus
 from funicular.api.traffic import WHOLE
 from funicular.rollout.observation import Observation
 from funicular.slo.model import REPLICATES, Arm, ArmCounts, Budget, Evidence, Looks, Outcome, Question, Verdict
@@ -24,13 +24,13 @@ SAMPLE_RATIO = "sample-ratio"
 DRIFT_WINDOWS_PER_BUDGET = 30  # falseRevertRate is the drift test's budget for thirty windows
 
 
-def current_look(seen: Observation) -> Evaluation | None:
-    """The latest look, if it measured what is in effect now: same revision, same beginning of the step."""
-    found, status = seen.evaluation, seen.status
+def current_look(seen: Observation) -> Measurements | None:
+    """The latest look, if it measured what is in effect now: same revision, same beginning of the window."""
+    found, status = seen.measurements, seen.status
     if found is None or status.traffic is None or found.revision != status.traffic.revision:
         return None
     if status.candidate is None:
-        return found if found.is_idle else None
+        return found if found.idle else None
     return found if status.step and found.started_at == status.step.started_at else None
 
 
@@ -42,9 +42,9 @@ def judged(seen: Observation) -> tuple[VerdictStatus, ...]:
     last = max((v.at for v in status.verdicts if v.at), default=None)
     if last is not None and found.at <= last:
         return status.verdicts
-    kept = {v.slo: v for v in status.verdicts}
+    kept = {} if is_new_window(status, found) else {v.slo: v for v in status.verdicts}
     budget = _budget(seen)
-    by_name = {m.slo: m for m in found.measurements}
+    by_name = {m.slo: m for m in found.slos}
     verdicts = [
         _judge_slo(seen, slo, by_name.get(slo.name), kept.get(slo.name), budget, found) for slo in seen.spec.slos
     ]
@@ -52,6 +52,11 @@ def judged(seen: Observation) -> tuple[VerdictStatus, ...]:
     if status.candidate is not None and step is not None and step.share < WHOLE and Arm.TREATMENT in found.outcomes:
         verdicts.append(_judge_ratio(found, step.share, kept.get(SAMPLE_RATIO)))
     return tuple(verdicts)
+
+
+def is_new_window(status: Status, found: Measurements) -> bool:
+    """In the steady state each window has looks of its own."""
+    return found.idle and found.started_at != status.drift_since
 
 
 def _budget(seen: Observation) -> Budget:
@@ -90,10 +95,10 @@ def reframed(question: Question, evidence: Evidence, share: int | None) -> tuple
 def _judge_slo(
     seen: Observation,
     slo: Slo,
-    measured: Measurement | None,
+    measured: SloMeasurement | None,
     before: VerdictStatus | None,
     budget: Budget,
-    found: Evaluation,
+    found: Measurements,
 ) -> VerdictStatus:
     assert seen.spec is not None
     looks = Looks(before.planned, before.looks) if before else Looks()
@@ -110,21 +115,17 @@ def _judge_slo(
     return to_status(verdict, slo.mode, found.at)
 
 
-def _unmeasured(name: str, measured: Measurement | None, found: Evaluation) -> Verdict:
-    error = (measured.error if measured else None) or found.error
-    if error is None:
-        return Verdict(name, Outcome.INCONCLUSIVE, Trouble.NO_DATA.value, "Prometheus has no samples of it yet")
-    outcome = Outcome.INCONCLUSIVE if error.reason in (Trouble.NO_DATA, Trouble.STALE_METRICS) else Outcome.ERROR
-    return Verdict(name, outcome, error.reason.value, " - ".join(filter(None, (error.message, error.remedy))))
+def _unmeasured(name: str, measured: SloMeasurement | None, found: Measurements) -> Verdict:
+    reason = (measured.error if measured else "") or found.error or "NoData"
+    message = (measured.message if measured else "") or found.message or "Prometheus has no samples of it yet"
+    return Verdict(name, Outcome.INCONCLUSIVE if reason in ("NoData", "Stale") else Outcome.ERROR, reason, message)
 
 
 def by_value(slo: Slo, values: Mapping[Arm, float]) -> Verdict:
     """One number says nothing of its own uncertainty: outside its bound it holds the ramp, it never reverts."""
     value = values.get(Arm.TREATMENT)
     if value is None:
-        return Verdict(
-            slo.name, Outcome.INCONCLUSIVE, Trouble.NO_DATA.value, "the query gives no value for the treatment arm"
-        )
+        return Verdict(slo.name, Outcome.INCONCLUSIVE, "NoData", "the query gives no value for the treatment arm")
     above = slo.max is not None and value > slo.max
     below = slo.min is not None and value < slo.min
     reference = values.get(Arm.CONTROL)
@@ -142,7 +143,7 @@ def by_value(slo: Slo, values: Mapping[Arm, float]) -> Verdict:
     return Verdict(slo.name, Outcome.PASS, "ValueWithinBound", f"{value:g} is within its bound", value, reference)
 
 
-def _judge_ratio(found: Evaluation, share: int, before: VerdictStatus | None) -> VerdictStatus:
+def _judge_ratio(found: Measurements, share: int, before: VerdictStatus | None) -> VerdictStatus:
     looks = Looks(before.planned, before.looks) if before else Looks()
     control = found.outcomes.get(Arm.CONTROL) or ArmCounts((0.0,) * REPLICATES, (0.0,) * REPLICATES)
     verdict = sample_ratio(found.outcomes[Arm.TREATMENT], control, share, looks)

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from funicular.slo.measurement import Evaluation
-
 from funicular.api.policy import Metadata
 from funicular.api.spec import RoutingPolicySpec
 from funicular.api.status import Status
@@ -56,6 +54,52 @@ class WorkloadFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class SloMeasurement:
+    """One SLO's evidence, or why there is none. `values` instead of evidence for a `query.value`: one number an arm."""
+
+    slo: str
+    evidence: Evidence | None = None
+    values: Mapping[Arm, float] | None = None
+    error: str = (
+        ""  # CamelCase reason: InvalidQuery, AccessDenied, MetricsUnavailable, SeveralSeries, NotANumber, NoData, Stale
+    )
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """One look at Prometheus, bound to what it measured: version, revision and the instant the window begins.
+
+    While ramping the arms are as labelled and started_at is `status.step.startedAt`. In the steady state `treatment` is what
+    the stable revision serves (label control), `control` is the holdback, and started_at is the begin of the window that the
+    evaluator chose: as long as it stays the same the window only grows, which the sequential test relies on; a new window
+    begins when the old one is a day old."""
+
+    at: datetime
+    version: int
+    revision: str
+    started_at: datetime
+    idle: bool = False  # measured in the steady state
+    slos: tuple[SloMeasurement, ...] = ()
+    outcomes: Mapping[Arm, ArmCounts] = field(
+        default_factory=dict
+    )  # answered requests (n) and bad ones (x), as labelled
+    observed_share: int | None = (
+        None  # treatment's basis points of the requests outside the holdback; None: no requests
+    )
+    exercised: float | None = (
+        None  # share of treated requests that the strategy decided; the rest fell to the baseline unasked
+    )
+    error: str = ""  # the whole of Prometheus: MetricsUnavailable, AccessDenied, Stale
+    message: str = ""
+
+    @property
+    def samples(self) -> float:
+        arm = self.outcomes.get(Arm.CONTROL if self.idle else Arm.TREATMENT)
+        return arm.total if arm else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """The fast-burn guard fired on counts that the agents reported."""
 
@@ -76,10 +120,7 @@ class Observation:
     classifier: WorkloadFacts = field(default_factory=WorkloadFacts)  # of the spec's revision
     problems: tuple[Problem, ...] = ()  # missing Secrets, queries that do not parse ...
     preflight_done: bool = True  # every query was tried once for this spec
-    evaluation: Evaluation | None = None  # the latest look at Prometheus for this revision and step
-    exercised: float | None = (
-        None  # share of treated requests that the strategy decided; the rest fell to the baseline unasked
-    )
+    measurements: Measurements | None = None  # the latest look at Prometheus
     alarm: Alarm | None = None
     request: Request | None = None  # a person's verb that was not handled yet
     bad_request: str | None = None  # text of a verb annotation that is no request
