@@ -8,11 +8,12 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+# At most six digits a part and twenty characters in all: no such text overflows Go's 292 years in a CEL rule.
+PATTERN = r"^([0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h))+$"
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Duration = Annotated[str, StringConstraints(pattern=PATTERN, max_length=32)]
+Duration = Annotated[str, StringConstraints(pattern=PATTERN, max_length=20)]
 
 
 def seconds(text: str) -> float:

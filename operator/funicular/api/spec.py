@@ -1,6 +1,7 @@
 """What a person declares: the `spec` of a RoutingPolicy. The one source of the CRD's schema (crd.py) and of `kubectl explain`.
 
-Every field has a description of one sentence. What the schema cannot say stands as CEL rules in crd.py.
+Every field has a description of one sentence. What the schema cannot say, and a sentence for each pattern and bound
+here, stands as CEL rules in rules.py. Lists and texts have an upper size, so that the rules have an upper cost.
 """
 
 from __future__ import annotations
@@ -8,16 +9,30 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from funicular.api.base import Model
 from funicular.api.duration import Duration
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 Url = Annotated[
-    str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\-\[\]:_]+(:[0-9]{1,5})?(/[^\s?#]*)?$", max_length=512)
+    str,
+    StringConstraints(
+        pattern=rf"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:{PORT})?(/[!$-.0->@-~/]*)?$", max_length=512
+    ),
 ]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9!#$%&'*+.^_`|~-]+$", max_length=64)]
+# What goes into a header or a route of Envoy: a control character there would cost the whole gateway its configuration.
+BodyMember = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[!#-\[\]-~]+$", max_length=256)]
+HeaderText = Annotated[str, StringConstraints(pattern=r"^[ -~]*$", max_length=1024)]
+Quantity = Annotated[
+    str,
+    StringConstraints(pattern=r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$", max_length=32),
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),  # cpu: 2
+]
 Percent = Annotated[float, Field(ge=0, le=100, multiple_of=0.01)]
 
 
@@ -29,23 +44,31 @@ class SecretKeyRef(Model):
 
 
 class ConfigMapKeyRef(Model):
+    """One key of a ConfigMap in the policy's namespace."""
+
     name: str = Field(min_length=1, max_length=253, description="Name of the ConfigMap, in the policy's namespace.")
     key: str = Field(default="ca.crt", min_length=1, max_length=253, description="Key in the ConfigMap's data.")
 
 
 class Endpoint(Model):
-    model: str = Field(
-        min_length=1,
-        max_length=128,
+    """What an application calls."""
+
+    model: ModelName = Field(
         description='What applications send as "model"; unique among the policies of a gateway, and fixed.',
     )
 
 
 class LabelSelector(Model):
-    match_labels: dict[str, str] = Field(min_length=1, description="Labels that a gateway pod must carry.")
+    """Selects pods by their labels."""
+
+    match_labels: dict[str, Annotated[LabelValue, Field(description="Value of the label.")]] = Field(
+        min_length=1, max_length=16, description="Labels that a gateway pod must carry, all of them."
+    )
 
 
 class Gateway(Model):
+    """The gateway that serves the endpoint."""
+
     selector: LabelSelector = Field(
         default_factory=lambda: LabelSelector(match_labels={"app.kubernetes.io/component": "gateway"}),
         description="Which gateway pods serve this policy.",
@@ -53,14 +76,18 @@ class Gateway(Model):
 
 
 class Credentials(Model):
+    """The API key of a candidate, and how it is sent."""
+
     secret_ref: SecretKeyRef = Field(description="The Secret's key that holds the API key.")
     header: HeaderName = Field(default="authorization", description="Request header that carries the key.")
-    prefix: str = Field(
+    prefix: HeaderText = Field(
         default="Bearer ", max_length=32, description='Text before the key, for example "Bearer "; empty for x-api-key.'
     )
 
 
 class Price(Model):
+    """What a candidate's tokens cost."""
+
     input_per_million: float = Field(ge=0, description="Dollars for a million prompt tokens.")
     output_per_million: float = Field(ge=0, description="Dollars for a million completion tokens.")
 
@@ -73,7 +100,7 @@ class Candidate(Model):
         default=False, description="True for exactly one: today's production model, to which everything falls back."
     )
     url: Url = Field(description="Base URL of an OpenAI-compatible API, for example https://api.example.com/v1.")
-    model: str = Field(min_length=1, max_length=256, description='What is sent as "model" to this URL.')
+    model: ModelName = Field(description='What is sent as "model" to this URL.')
     credentials: Credentials | None = Field(default=None, description="The API key, if the URL wants one.")
     price: Price | None = Field(
         default=None, description="Dollars per million tokens; without it, cost and savings are not counted."
@@ -84,6 +111,8 @@ class Candidate(Model):
 
 
 class EnvVar(Model):
+    """One environment variable of a container."""
+
     name: str = Field(min_length=1, max_length=253, description="Name of the environment variable.")
     value: str = Field(default="", max_length=4096, description="Its value.")
 
@@ -91,8 +120,12 @@ class EnvVar(Model):
 class Resources(Model):
     """As in a container's spec."""
 
-    requests: dict[str, str] = Field(default_factory=dict, description="Guaranteed resources, for example cpu: 500m.")
-    limits: dict[str, str] = Field(default_factory=dict, description="Upper bounds, for example memory: 512Mi.")
+    requests: dict[str, Annotated[Quantity, Field(description="An amount, for example 500m.")]] = Field(
+        default_factory=dict, max_length=16, description="Guaranteed resources, for example cpu: 500m."
+    )
+    limits: dict[str, Annotated[Quantity, Field(description="An amount, for example 512Mi.")]] = Field(
+        default_factory=dict, max_length=16, description="Upper bounds, for example memory: 512Mi."
+    )
 
 
 class ClassifierStrategy(Model):
@@ -102,14 +135,14 @@ class ClassifierStrategy(Model):
         default=None,
         min_length=1,
         max_length=512,
-        description="Image of a classifier server, pinned by digest; the operator runs it.",
+        description="Image of a classifier server that the operator runs; pin it by digest (image@sha256:...).",
     )
     url: Url | None = Field(default=None, description="URL of a classifier that runs already; instead of image.")
     threshold: float = Field(
         default=0.5, ge=0, le=1, description="Score from which the classifier may call a request easy."
     )
     timeout: Duration = Field(default="50ms", description="Longest wait for the classifier; then the baseline answers.")
-    routes: dict[str, Name] = Field(
+    routes: dict[str, Annotated[Name, Field(description="Name of the candidate that gets this label.")]] = Field(
         min_length=1,
         max_length=16,
         description="Candidate for each label of the classifier; any other label: the baseline.",
@@ -140,9 +173,8 @@ class UnitSource(Model):
     """One place where the assignment unit may stand: exactly one member is set."""
 
     header: HeaderName | None = Field(default=None, description="Name of a request header, in lower case.")
-    body: str | None = Field(
+    body: BodyMember | None = Field(
         default=None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$",
         description="Top-level member of the request's JSON body, for example user.",
     )
     api_key: bool | None = Field(
@@ -224,10 +256,14 @@ class Slo(Model):
         default=None,
         description="For latency indicators: the time within which the percentile must stay, for example 4s.",
     )
-    max: float | None = Field(default=None, description="Largest value allowed in the treatment arm.")
+    max: float | None = Field(
+        default=None, description="Largest value allowed in the treatment arm; of latency say bound instead."
+    )
     min: float | None = Field(default=None, description="Smallest value allowed in the treatment arm.")
     allowed_increase: float | None = Field(
-        default=None, ge=0, description="How much higher than control the treatment may be."
+        default=None,
+        ge=0,
+        description="How much higher than control the treatment may be; of latency: the share of answers over bound.",
     )
     allowed_decrease: float | None = Field(
         default=None, ge=0, description="How much lower than control the treatment may be."
@@ -251,6 +287,8 @@ class Approval(StrEnum):
 
 
 class Step(Model):
+    """One rung of the ramp."""
+
     share: Percent = Field(gt=0, description="Per cent of the assignment units outside the holdback that are treated.")
     min_duration: Duration = Field(default="0s", description="Shortest time at this share.")
     min_samples: int = Field(default=300, ge=1, description="Least treated requests at this share.")
@@ -258,7 +296,8 @@ class Step(Model):
         default=None, description="After this time without a verdict, onInconclusive decides; default: never."
     )
     approval: Approval = Field(
-        default=Approval.NONE, description="Required: a person must approve before the next step."
+        default=Approval.NONE,
+        description="Required: a person must approve before the next step; at the last step: before the promotion.",
     )
     bake: Duration = Field(
         default="0s", description="For the last step: how long it stays under test before it is promoted."
@@ -285,6 +324,8 @@ DEFAULT_STEPS = (
 
 
 class Rollout(Model):
+    """How the share of a new revision rises, and what happens when it must not."""
+
     steps: tuple[Step, ...] = Field(
         default=DEFAULT_STEPS, min_length=1, max_length=20, description="The rungs of the ramp, rising to 100."
     )
@@ -309,6 +350,8 @@ class Rollout(Model):
 
 
 class BearerAuth(Model):
+    """A bearer token: exactly one member is set."""
+
     secret_ref: SecretKeyRef | None = Field(default=None, description="Secret's key with the token.")
     file: str | None = Field(
         default=None,
@@ -318,15 +361,21 @@ class BearerAuth(Model):
 
 
 class BasicAuth(Model):
+    """User name and password."""
+
     username: SecretKeyRef = Field(description="Secret's key with the user name.")
     password: SecretKeyRef = Field(description="Secret's key with the password.")
 
 
 class OAuth2(Model):
+    """OAuth2 client credentials."""
+
     token_url: Url = Field(description="Where client credentials are exchanged for a token.")
     client_id: SecretKeyRef = Field(description="Secret's key with the client id.")
     client_secret: SecretKeyRef = Field(description="Secret's key with the client secret.")
-    scopes: tuple[str, ...] = Field(default=(), max_length=32, description="Scopes to ask for.")
+    scopes: tuple[Annotated[str, Field(max_length=256, description="A scope.")], ...] = Field(
+        default=(), max_length=32, description="Scopes to ask for."
+    )
 
 
 class PrometheusAuth(Model):
@@ -338,6 +387,8 @@ class PrometheusAuth(Model):
 
 
 class PrometheusTls(Model):
+    """Certificates for the connection to Prometheus."""
+
     ca_ref: ConfigMapKeyRef | None = Field(
         default=None, description="ConfigMap's key with the CA that signed Prometheus's certificate."
     )
@@ -355,12 +406,16 @@ class PrometheusTls(Model):
 
 
 class PrometheusHeader(Model):
+    """One extra request header: exactly one of value and secretRef is set."""
+
     name: HeaderName = Field(description="Name of the header, for example x-scope-orgid.")
-    value: str | None = Field(default=None, max_length=1024, description="Its value.")
+    value: HeaderText | None = Field(default=None, description="Its value.")
     secret_ref: SecretKeyRef | None = Field(default=None, description="Secret's key with the value; instead of value.")
 
 
 class Prometheus(Model):
+    """The Prometheus (or Thanos, Mimir, VictoriaMetrics) that scrapes the gateway pods."""
+
     url: Url = Field(description="Base URL, a path prefix as of Thanos or Mimir included.")
     auth: PrometheusAuth | None = Field(default=None, description="How to authenticate.")
     tls: PrometheusTls | None = Field(default=None, description="Certificates.")

@@ -111,6 +111,9 @@ class Status(StatusModel):
         default=None, description="When the first step's share took effect: assignment.minDuration counts from here."
     )
     paused: bool = False
+    drift_since: datetime | None = Field(
+        default=None, description="Begin of the present window in which a promoted revision is compared with the holdback."
+    )
     verdicts: tuple[VerdictStatus, ...] = ()
     tightest: str = ""
     rejected: tuple[Rejected, ...] = Field(default=(), max_length=50)
@@ -121,6 +124,8 @@ class Status(StatusModel):
     history: tuple[HistoryEntry, ...] = Field(default=(), max_length=30)
     last_verb: Verb | None = None
     timings: Timings | None = None
+    step_text: str = Field(default="", description="Step of the ramp, of how many: 2/4; for kubectl get.")
+    share_text: str = Field(default="", description="Share that is ordered, for people: 10%; for kubectl get.")
     gateways: str = Field(default="", description="Gateway pods that confirmed the traffic, of those ready: 3/3.")
     conditions: tuple[Condition, ...] = ()
 
