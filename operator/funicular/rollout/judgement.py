@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from funicular.slo.measurement import Measurements
 from funicular.slo.queries import question_of
-from funicular.slo.ratio import sample_ratio
 
 from funicular.api.spec import Mode, RoutingPolicySpec, Slo
 from funicular.api.status import Status, VerdictStatus
 from funicular.api.traffic import WHOLE
-from funicular.rollout.observation import Observation
-from funicular.slo.model import REPLICATES, Arm, ArmCounts, Budget, Evidence, Looks, Outcome, Question, Verdict
-from funicular.slo.verdicts import judge, split_budget
+from funicular.rollout.observation import Measurements, Observation, SloMeasurement
+from funicular.slo.model import REPLICATES, Arm, ArmCounts, Budget, Looks, Outcome, Verdict
+from funicular.slo.ratio import sample_ratio
+from funicular.slo.verdicts import at_full_share, judge, split_budget
 
 SAMPLE_RATIO = "sample-ratio"
 DRIFT_WINDOWS_PER_BUDGET = 30  # falseRevertRate is the drift test's budget for thirty windows
@@ -78,20 +77,6 @@ def _min_samples(spec: RoutingPolicySpec, seen: Observation) -> int:
     return spec.rollout.steps[step.index].min_samples
 
 
-def reframed(question: Question, evidence: Evidence, share: int | None) -> tuple[Question, Evidence]:
-    """At 100 %, and after promotion, nobody is left in control: the holdback takes its place, with the margin from the baseline
-    where one is declared."""
-    if share is not None and share < WHOLE:
-        return question, evidence
-    margin = question.allowed_from_baseline if question.allowed_from_baseline is not None else question.allowed_increase
-    reference = evidence.holdback if evidence.holdback is not None else evidence.control
-    if share is None:  # steady: the evaluator already put the holdback into control
-        reference = evidence.control
-    return replace(question, allowed_increase=margin, allowed_from_baseline=None), replace(
-        evidence, control=reference, holdback=None
-    )
-
-
 def _judge_slo(
     seen: Observation,
     slo: Slo,
@@ -108,7 +93,9 @@ def _judge_slo(
         return to_status(replace(_unmeasured(slo.name, measured, found), looks=looks), slo.mode, found.at)
     status = seen.status
     share = status.step.share if status.step and status.candidate else None
-    question, evidence = reframed(question_of(slo, _min_samples(seen.spec, seen)), measured.evidence, share)
+    question, evidence = question_of(slo, _min_samples(seen.spec, seen)), measured.evidence
+    if share is None or share >= WHOLE:  # nobody is left in control
+        question, evidence = at_full_share(question, evidence)
     verdict = judge(question, evidence, budget, looks)
     if before and before.outcome == Outcome.FAIL and verdict.outcome is not Outcome.FAIL:
         return before.model_copy(update={"at": found.at})  # a sequential test that has rejected has rejected

@@ -13,7 +13,7 @@ from funicular.api.policy import Metadata
 from funicular.api.spec import RoutingPolicySpec
 from funicular.api.status import Status
 from funicular.api.verbs import Request
-from funicular.slo.model import Verdict
+from funicular.slo.model import Arm, ArmCounts, Evidence, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,8 @@ class SloMeasurement:
     slo: str
     evidence: Evidence | None = None
     values: Mapping[Arm, float] | None = None
-    error: str = (
-        ""  # CamelCase reason: InvalidQuery, AccessDenied, MetricsUnavailable, SeveralSeries, NotANumber, NoData, Stale
-    )
+    # CamelCase: InvalidQuery, AccessDenied, MetricsUnavailable, SeveralSeries, NotANumber, NoData, Stale
+    error: str = ""
     message: str = ""
 
 
@@ -81,9 +80,7 @@ class Measurements:
     started_at: datetime
     idle: bool = False  # measured in the steady state
     slos: tuple[SloMeasurement, ...] = ()
-    outcomes: Mapping[Arm, ArmCounts] = field(
-        default_factory=dict
-    )  # answered requests (n) and bad ones (x), as labelled
+    outcomes: Mapping[Arm, ArmCounts] = field(default_factory=dict)  # answers (n) and bad ones (x), arms as labelled
     observed_share: int | None = (
         None  # treatment's basis points of the requests outside the holdback; None: no requests
     )
