@@ -256,6 +256,11 @@ class Cluster:
             text = json.dumps({"apiVersion": "v1", "kind": "List", "items": several})
         return self.kubectl("apply", "-f", "-", input=text)
 
+    def add_images(self, table: Mapping[str, Image | Sequence[str]]) -> None:
+        """Make more container images exist; a Pod that waits for one starts at its next try, within 5 s."""
+        path = self.folder / "images.json"
+        images.save(images.load(path) | images.normalised(table), path)
+
     def __enter__(self) -> Self:
         return self
 

@@ -47,20 +47,18 @@ def find(table: Mapping[str, Image], reference: str) -> Image | None:
 
 def save(table: Mapping[str, Image], path: Path) -> None:
     """Write the table for the node, which is a process of its own."""
-    path.write_text(
-        json.dumps(
-            {
-                name: {
-                    "entrypoint": list(it.entrypoint),
-                    "env": dict(it.env),
-                    "cwd": it.cwd,
-                    "programs": {program: list(command) for program, command in it.programs.items()},
-                }
-                for name, it in table.items()
-            },
-            indent=1,
-        )
-    )
+    document = {
+        name: {
+            "entrypoint": list(it.entrypoint),
+            "env": dict(it.env),
+            "cwd": it.cwd,
+            "programs": {program: list(command) for program, command in it.programs.items()},
+        }
+        for name, it in table.items()
+    }
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(document, indent=1))
+    draft.replace(path)
 
 
 def load(path: Path) -> dict[str, Image]:
