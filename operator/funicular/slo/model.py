@@ -78,26 +78,33 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The error rates that one SLO at one step may spend, and what is already spent (state of the sequential test)."""
+    """The error rates that one SLO may spend at one step."""
 
     alpha: float  # of a false Fail, over all looks of this SLO at this step
     beta: float  # of a false Pass, over all looks
-    planned_information: float = 0.0  # effective samples at which alpha is used up; 0: the test plans it itself
+    planned_information: float = 0.0  # effective treatment samples to plan the Fail for; 0: the test plans it itself
 
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """The sequential test's memory: kept in status, so that a restart neither forgets nor repeats a look."""
+    """The sequential test's memory of one SLO at one step, whole: kept in status, so that a restart neither forgets
+    nor repeats a look. Start with an empty one at each step; hand in what the last verdict handed back."""
 
-    planned: float = 0.0  # effective samples at the end of the plan
-    done: tuple[float, ...] = ()  # information fractions looked at so far
+    planned: float = 0.0  # effective treatment samples at which half of alpha is spent
+    done: tuple[float, ...] = ()  # looks for a Fail so far, as fractions of `planned`
+    failed: str = ""  # the bound that a paid look proved broken; a rejection is final within the step
+    planned_pass: float = 0.0  # effective treatment samples at which half of beta is spent
+    done_pass: tuple[float, ...] = ()  # looks for a Pass so far, as fractions of `planned_pass`
+    passed: tuple[str, ...] = ()  # the bounds that a paid look has shown to be kept
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     slo: str
     outcome: Outcome
-    reason: str  # CamelCase, for conditions: WithinBound, NonInferior, Regressed, TooFewSamples, InformationSaturated ...
+    reason: (
+        str  # CamelCase, for conditions: WithinBound, NonInferior, Regressed, TooFewSamples, InformationSaturated ...
+    )
     message: str  # one sentence with numbers
     estimate: float | None = None  # treatment's value
     reference: float | None = None  # control's value
