@@ -105,6 +105,9 @@ class Status(StatusModel):
     revision: str = Field(default="", description="Hash of what routes in the present spec.")
     stable: RevisionStatus | None = None
     candidate: RevisionStatus | None = None
+    previous: RevisionStatus | None = Field(
+        default=None, description="The stable revision before the last promotion: what a drift goes back to."
+    )
     traffic: Traffic | None = None
     step: StepStatus | None = None
     ramp_started_at: datetime | None = Field(

@@ -33,6 +33,7 @@ from funicular.rollout.observation import Observation
 from funicular.rollout.transitions import TRANSITIONS, Move, State, Step
 
 LOOK_AGAIN = timedelta(seconds=30)  # a safety net: events, reports and looks at Prometheus wake a policy earlier
+LOOK_AGAIN_SOON = timedelta(seconds=5)  # a Secret that appears wakes nobody
 
 
 def decide(seen: Observation) -> Decision:
@@ -45,7 +46,7 @@ def decide(seen: Observation) -> Decision:
     transition = TRANSITIONS[state, signal_of(seen, state, verdicts)]
     moved = MOVES[transition.move](seen, seen.status, transition.reason)
     after, settled = _after(seen, _answered(seen, moved.status, transition), transition, state)
-    status = _described(after, settled, transition, before)
+    status = _described(_with(after, _recorded(seen, after.status)), settled, transition, before)
     return Decision(
         status,
         _actions(seen, before, status, transition, (*served, *moved.events)),
@@ -197,7 +198,7 @@ def _actions(
     found: list[Action] = []
     if FINALIZER not in seen.metadata.finalizers and status.traffic is not None and not going:
         found.append(EnsureFinalizer())
-    found += _records(seen, status)
+    found += _records(seen, before, status)
     urgent = transition.move in (Move.REVERT, Move.DRIFT, Move.DROP_CANDIDATE)
     classifiers = [_classifiers(seen, status)] if seen.spec is not None and not going and seen.conflict is None else []
     writes = [WriteStatus(status)] if _is_news(before, status) else []
@@ -257,18 +258,25 @@ def _quiet(status: Status) -> Status:
     )
 
 
-def _records(seen: Observation, status: Status) -> list[Action]:
-    """The spec of the stable revision as a ControllerRevision: at the promotion, and when its SLOs, prices or steps change."""
-    if seen.spec is None or seen.metadata.deleted is not None or status.stable is None:
-        return []
-    if status.stable.revision != status.revision or status.candidate is not None:
-        return []
-    name = revision_name(seen)
-    return (
-        [RecordRevision(name, status.stable.revision, schema_free(seen.spec))]
-        if seen.status.stable is None or name not in seen.good_specs.values()
-        else []
+def _recorded(seen: Observation, status: Status) -> Status:
+    """The stable spec has a new ControllerRevision when its SLOs, prices or steps change, though its revision stays."""
+    if seen.spec is None or seen.metadata.deleted is not None or status.stable is None or status.candidate is not None:
+        return status
+    if status.stable.revision != status.revision or status.stable.controller_revision is None:
+        return status
+    return status.model_copy(
+        update={"stable": status.stable.model_copy(update={"controller_revision": revision_name(seen)})}
     )
+
+
+def _records(seen: Observation, before: Status, status: Status) -> list[Action]:
+    """The stable spec as a ControllerRevision, before the status names it."""
+    name = status.stable.controller_revision if status.stable else None
+    if seen.spec is None or status.stable is None or name is None or name != revision_name(seen):
+        return []
+    if before.stable is not None and before.stable.controller_revision == name:
+        return []
+    return [RecordRevision(name, status.stable.revision, schema_free(seen.spec))]
 
 
 def _classifiers(seen: Observation, status: Status) -> Action:
@@ -293,7 +301,7 @@ def _look_again(seen: Observation, status: Status, state: State) -> datetime | N
     if state in (State.STEADY, State.REJECTED, State.INVALID, State.CONFLICTED):
         return None
     step, spec = status.step, seen.spec
-    at = [seen.now + LOOK_AGAIN]
+    at = [seen.now + (LOOK_AGAIN_SOON if state is State.PREPARING else LOOK_AGAIN)]
     if step is not None and spec is not None:
         at += [t for t in (step.min_until, step.max_until) if t is not None]
         if step.passed_at is not None:

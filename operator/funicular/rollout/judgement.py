@@ -95,7 +95,9 @@ def _judge_slo(
     share = status.step.share if status.step and status.candidate else None
     question, evidence = question_of(slo, _min_samples(seen.spec, seen)), measured.evidence
     if share is None or share >= WHOLE:  # nobody is left in control
-        question, evidence = at_full_share(question, evidence)
+        question, evidence = at_full_share(
+            question, evidence if share else replace(evidence, holdback=evidence.control)
+        )
     verdict = judge(question, evidence, budget, looks)
     if before and before.outcome == Outcome.FAIL and verdict.outcome is not Outcome.FAIL:
         return before.model_copy(update={"at": found.at})  # a sequential test that has rejected has rejected

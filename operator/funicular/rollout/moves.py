@@ -174,6 +174,7 @@ def promoted(seen: Observation, status: Status, by: str = "") -> Moved:
     status = status.model_copy(
         update={
             "stable": RevisionStatus(revision=route.revision, since=seen.now, controller_revision=revision_name(seen)),
+            "previous": status.stable,
             "candidate": None,
             "step": None,
             "traffic": traffic_for(seen, traffic, route, None, 0),
@@ -267,12 +268,9 @@ def drift(seen: Observation, status: Status, reason: str) -> Moved:
     revision = status.stable.revision if status.stable else ""
     message = why(seen, status, reason)
     route = baseline_route(_spec(seen))
-    earlier = [
-        name
-        for good, name in seen.good_specs.items()
-        if good != revision and not any(r.revision == good for r in status.rejected)
-    ]
-    restore = earlier[-1] if earlier and spec_to_restore(seen, status) else None
+    earlier = status.previous
+    is_good = earlier is not None and not any(r.revision == earlier.revision for r in status.rejected)
+    restore = earlier.controller_revision if earlier is not None and is_good and spec_to_restore(seen, status) else None
     status = status.model_copy(
         update={
             "stable": RevisionStatus(revision=route.revision, since=seen.now),

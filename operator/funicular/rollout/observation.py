@@ -126,4 +126,3 @@ class Observation:
     stable_spec: RoutingPolicySpec | None = (
         None  # from its ControllerRevision, where the stable revision is not the spec's
     )
-    good_specs: Mapping[str, str] = field(default_factory=dict)  # revision -> ControllerRevision, oldest first
