@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import cast
 
 MAX_HEAD = 32 * 1024
+LINGER = 1.0  # seconds
 HEAD_END = b"\r\n\r\n"
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -164,7 +165,9 @@ class Connection(asyncio.Protocol):
             self._close = True
             self.write(response_head(error.status, b"connection: close\r\n", 0) + b"\r\n")
             if self._transport is not None:
-                self._transport.close()
+                # What is still arriving is read and dropped for a moment: closing over unread bytes resets the
+                # connection, and the client would never see the answer.
+                self._registry.loop.call_later(LINGER, self._transport.close)
             return
         if exchange is None:
             return
