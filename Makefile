@@ -1,0 +1,61 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+OUT ?= out
+CLUSTER ?= default
+TESTS ?= tests/unit tests/controller tests/adapters tests/integration
+export PYTHONPATH := operator:.
+
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
+	@echo "Installing the locked Python packages into $(VENV) (about a minute the first time)" >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Funicular needs Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	@$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(VENV)/.installed ## Install the Python packages (every other target does it too)
+
+binaries: setup ## Find or build Kubernetes, etcd and Prometheus (up to 8 minutes, once)
+	@$(RUN) -m hack.cluster binaries
+
+demo: setup ## Run the ramp's two stories on real parts, live, with a report at the end (OUT=dir, REGRESSION=errors|latency|thumbs)
+	@$(RUN) -m hack.demo --out $(OUT) $(if $(REGRESSION),--regression $(REGRESSION))
+
+test: setup ## Run all tests: unit, controller, adapters, integration on real parts
+	@$(RUN) -m hack.cluster binaries
+	@$(RUN) -m pytest $(TESTS)
+
+check: setup ## Lint, types, import contracts, drift of generated files
+	@test ! -e operator/__init__.py -a ! -e operator/operator.py || { echo "operator/ must stay a plain folder: a package there would shadow the standard library" >&2; exit 1; }
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(RUN) -m funicular.api.crd --check
+
+generate: setup ## Write the generated files: CRDs, golden files are not among them
+	@$(RUN) -m funicular.api.crd
+
+bench: setup ## Compare with plain Envoy and LiteLLM in one run, and time reverts (OUT=dir)
+	@$(RUN) -m hack.bench --out $(OUT)
+
+cluster: setup ## Start etcd, an API server and Prometheus here; prints the KUBECONFIG line (CLUSTER=name)
+	@$(RUN) -m hack.cluster up --name $(CLUSTER)
+
+cluster-down: setup ## End what `make cluster` started
+	@$(RUN) -m hack.cluster down --name $(CLUSTER)
+
+lock: setup ## Pin the dependencies again, with hashes
+	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements/runtime.txt
+	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+
+clean: ## Remove the virtual environment and everything that runs left behind
+	rm -rf $(VENV) .run out .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup binaries demo test check generate bench cluster cluster-down lock clean
