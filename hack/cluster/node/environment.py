@@ -6,6 +6,7 @@ Called by `containers.py`. Pure: it gets objects and returns strings. It must no
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,4 +188,4 @@ def resource_field(container: Object, reference: Object) -> str:
     configured = ((container.get("resources") or {}).get(group) or {}).get(resource)
     amount = quantity(configured or ("1" if resource == "cpu" else "1Gi"))
     divisor = reference.get("divisor") or "1"
-    return str(-(-amount // quantity("1" if divisor == "0" else divisor)))
+    return str(math.ceil(amount / quantity("1" if divisor == "0" else divisor)))

@@ -67,7 +67,8 @@ class Worker:
         self._changed = asyncio.Event()
         self._leaving = asyncio.Event()
         self._gone = asyncio.Event()
-        self._conditions: dict[str, Object] = {}
+        known = (pod.get("status") or {}).get("conditions") or ()
+        self._conditions: dict[str, Object] = {it["type"]: it for it in known}
         self._volumes = PodVolumes(node.api, self._facts, self._lookup, self._folder / "volumes")
         self._init, self._main = self._containers()
 
@@ -200,7 +201,9 @@ class Worker:
             if status == written or self._gone.is_set():
                 continue
             try:
-                body = {"metadata": {"uid": self.uid}, "status": status}
+                # A merge would keep the address that the Pod had on an earlier node.
+                replaced = {"podIPs": [*status["podIPs"], {"$patch": "replace"}]}
+                body = {"metadata": {"uid": self.uid}, "status": status | replaced}
                 await self._node.api.patch(f"{self._path}/status", body, STRATEGIC)
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 if isinstance(error, ApiError) and error.status in (404, 409):

@@ -54,7 +54,7 @@ class PodView:
     """One Pod now. `finished`: no container will run again."""
 
     pod: Object
-    ip: str | None
+    ip: str
     started_at: str
     init: Sequence[ContainerView]
     main: Sequence[ContainerView]
@@ -82,14 +82,14 @@ def pod_status(view: PodView, previous: Mapping[str, Object], now: str) -> Objec
         ],
         "containerStatuses": [it.status() for it in view.main],
         "startTime": view.started_at,
+        "podIP": view.ip,
+        "podIPs": [{"ip": view.ip}],
         "hostIP": "127.0.0.1",
         "hostIPs": [{"ip": "127.0.0.1"}],
         "observedGeneration": view.pod["metadata"].get("generation", 1),
     }
     if view.init:
         status["initContainerStatuses"] = [it.status() for it in view.init]
-    if view.ip:
-        status |= {"podIP": view.ip, "podIPs": [{"ip": view.ip}]}
     return status
 
 
@@ -105,7 +105,7 @@ def _facts(view: PodView) -> list[tuple[str, bool, str, str]]:
     closed = [gate for gate in gates if given.get(gate) != "True"]
     gate_message = f'corresponding condition of pod readiness gate "{closed[0]}" does not exist.' if closed else ""
     return [
-        ("PodReadyToStartContainers", view.ip is not None, "", ""),
+        ("PodReadyToStartContainers", True, "", ""),
         (
             "Initialized",
             not uninitialized,
