@@ -56,10 +56,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class PrometheusOptions:
-    """How Prometheus is started. `scrape_interval` is a Prometheus duration; `web_config` a `--web.config.file`."""
+    """How Prometheus is started.
+
+    `scrape_interval` is a Prometheus duration; `web_config` a `--web.config.file` (TLS, passwords); `targets` are
+    `host:port` scraped beside the pods, for processes that are none.
+    """
 
     scrape_interval: str = "1s"
     web_config: Path | None = None
+    targets: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
 
     @property
@@ -195,11 +200,14 @@ def prometheus_config(layout: Layout, options: PrometheusOptions, kubeconfig: Pa
             "target_label": "component",
         },
     ]
+    jobs: list[dict[str, object]] = [
+        {"job_name": "pods", "kubernetes_sd_configs": [discovery], "relabel_configs": relabel}
+    ]
+    if options.targets:
+        jobs.append({"job_name": "processes", "static_configs": [{"targets": list(options.targets)}]})
     config = {
         "global": {"scrape_interval": options.scrape_interval, "scrape_timeout": options.scrape_interval},
-        "scrape_configs": [
-            {"job_name": "pods", "kubernetes_sd_configs": [discovery], "relabel_configs": relabel},
-        ],
+        "scrape_configs": jobs,
     }
     return yaml.safe_dump(config, sort_keys=False)
 
@@ -230,8 +238,10 @@ def _kubeconfig_arguments(layout: Layout, client: str) -> list[str]:
 
 def readiness(layout: Layout, options: PrometheusOptions) -> Mapping[str, Callable[[], bool]]:
     """For each part, a question that is answered at once: is it ready?"""
-    admin = ssl.create_default_context(cafile=str(layout.pki.ca))
-    admin.load_cert_chain(layout.pki.cert("admin"), layout.pki.key("admin"))
+    admin = ssl.create_default_context()
+    if layout.pki.ca.exists():
+        admin.load_verify_locations(layout.pki.ca)
+        admin.load_cert_chain(layout.pki.cert("admin"), layout.pki.key("admin"))
     unverified = ssl.create_default_context()
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import yaml
 from dnslib import DNSRecord
 from hack.cluster import Cluster, CommandFailed, Image
 from hack.cluster.cluster import CHECKOUT
+from hack.cluster.controlplane import PrometheusOptions
 
 Object = dict[str, Any]
 
@@ -554,3 +556,38 @@ def test_objects_are_kept_if_asked_for(tmp_path: Path) -> None:
     with Cluster.start("kept", folder=folder, keep=True, node=False, prometheus=False) as second:
         assert "memory" in second.kubectl("get", "configmaps")
     eventually(lambda: not descendants_in(folder))
+
+
+def test_prometheus_may_ask_for_a_password_and_scrape_other_processes(tmp_path: Path) -> None:
+    web_config = tmp_path / "web.yaml"
+    # The hash says "secret".
+    web_config.write_text("basic_auth_users: {admin: $2b$04$rhGf6OZGpU2MhWWll3S1MeJCZYV/W6yyM5P4xXkjbxtrzxIvJ1G1K}\n")
+    options = PrometheusOptions(web_config=web_config, targets=("127.0.0.1:9",))
+    with Cluster.start("auth", folder=tmp_path / "auth", node=False, prometheus_options=options) as guarded:
+        url = f"{guarded.prometheus_url}/api/v1/targets"
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            urllib.request.urlopen(url, timeout=5)
+        refused.value.close()
+        authorized = urllib.request.Request(url, headers={"authorization": "Basic YWRtaW46c2VjcmV0"})
+
+        def scraped() -> bool:
+            with urllib.request.urlopen(authorized, timeout=5) as answer:
+                active = json.load(answer)["data"]["activeTargets"]
+            return "127.0.0.1:9" in {target["labels"]["instance"] for target in active}
+
+        eventually(scraped)
+
+
+def test_a_cluster_of_the_users_own_gets_what_it_lacks(tmp_path: Path) -> None:
+    with (
+        Cluster.start("theirs", folder=tmp_path / "theirs", node=False, prometheus=False) as theirs,
+        Cluster.start(
+            "ours", folder=tmp_path / "ours", external=theirs.kubeconfig, images={"python": [sys.executable]}
+        ) as ours,
+    ):
+        assert ours.api_url == theirs.api_url
+        assert ours.kubeconfig == theirs.kubeconfig
+        ours.apply(make_pod("guest", "default", "-c", SLEEP))
+        ready_pod(ours, "guest", "default")
+        ours.stop()
+        assert "guest" in theirs.kubectl("get", "pods"), "their cluster goes on"
