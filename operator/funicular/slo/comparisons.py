@@ -72,6 +72,7 @@ def difference_of_proportions(name: str, allowed: float, arm: Spread, other: Spr
     total = variance + variance_other
     pass_z = _ratio(allowed - (arm.rate - other.rate), total)
     base = (other.rate * other.samples + 0.5) / (other.samples + 1)
+    shift = max(allowed, _bernoulli(base))
     return Comparison(
         name=name,
         bound=allowed,
@@ -83,8 +84,8 @@ def difference_of_proportions(name: str, allowed: float, arm: Spread, other: Spr
         independent=unit / arm.samples + unit_other / other.samples if arm.has_replicates else total,
         freedom=freedom,
         clock=n,
-        per_sample=_bernoulli(base + allowed) * (1 + n / n_other),
-        clear_shift=max(allowed, _bernoulli(base)),
+        per_sample=_bernoulli(base + allowed + shift / 2) * (1 + n / n_other),
+        clear_shift=shift,
     )
 
 
@@ -94,7 +95,7 @@ def proportion_against_maximum(maximum: float, arm: Spread, other: Spread | None
     n = arm.samples / worth.effect
     x = arm.rate * n
     above, below = _binomial_tails(x, n, maximum)
-    unit = _bernoulli(maximum)
+    unit = max(_bernoulli(maximum), _bernoulli(arm.rate))
     worse_z = None
     if other is not None and other.samples > 0:
         worse_z = difference_of_proportions(INCREASE, 0.0, arm, other).fail_z
@@ -109,8 +110,8 @@ def proportion_against_maximum(maximum: float, arm: Spread, other: Spread | None
         independent=unit / arm.samples if arm.has_replicates else unit / n,
         freedom=worth.freedom,
         clock=n,
-        per_sample=unit,
-        clear_shift=unit,
+        per_sample=_bernoulli(1.5 * maximum),
+        clear_shift=_bernoulli(maximum),
         worse_z=worse_z,
     )
 
@@ -199,6 +200,8 @@ def _ratio(distance: float, variance: float) -> float:
 
 def _binomial_tails(x: float, n: float, rate: float) -> tuple[float, float]:
     """Mid-p of "at least x of n" and of "at most x of n", for real x and n."""
+    if rate >= 1:
+        return 1.0, 0.0
     at_least = float(special.betainc(x, n - x + 1, rate)) if x > 0 else 1.0
     more = float(special.betainc(x + 1, n - x, rate)) if x < n else 0.0
     return (at_least + more) / 2, 1 - (at_least + more) / 2

@@ -10,6 +10,7 @@ Must not know about looks, bounds or outcomes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,10 +80,10 @@ def compare(arm: Spread, other: Spread | None) -> Worth:
 
     The prediction carries the other arm's intra-class correlation over to this arm's mix of users.
     """
-    own = Worth(max(1.0, arm.effect), _total_freedom(arm.effect, arm.freedom))
+    own = Worth(1 + _excess(arm), _total_freedom(1 + _excess(arm), arm.freedom))
     if other is None or other.samples <= 0:
         return own
-    excess = max(0.0, other.effect - 1) * max(0.0, arm.heaviness - 1) / max(other.heaviness - 1, 1.0)
+    excess = _excess(other) * max(0.0, arm.heaviness - 1) / max(other.heaviness - 1, 1.0)
     if 1 + excess <= own.effect:
         return own
     return Worth(1 + excess, _total_freedom(1 + excess, other.freedom))
@@ -113,6 +114,17 @@ def welch(variance_a: float, freedom_a: float, variance_b: float, freedom_b: flo
         return CERTAIN
     parts = variance_a**2 / max(freedom_a, 1.0) + variance_b**2 / max(freedom_b, 1.0)
     return min(CERTAIN, total**2 / parts) if parts > 0 else CERTAIN
+
+
+def _excess(arm: Spread) -> float:
+    """The design effect beyond 1, shrunk where it is within its own noise.
+
+    The largest of several estimates is used, none below 1: without shrinking, independent requests would be charged
+    for noise, about an eighth of them. An effect far above its noise is hardly touched.
+    """
+    excess = max(0.0, arm.effect - 1)
+    noise = math.sqrt(2 / arm.freedom) if arm.has_replicates and arm.freedom > 0 else 0.0
+    return excess * excess / (excess + noise) if excess > 0 else 0.0
 
 
 def _total_freedom(effect: float, freedom: float) -> float:

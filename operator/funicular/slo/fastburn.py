@@ -2,7 +2,7 @@
 
 Called for every report of an agent, so it uses no distributions: a few sums over 64 replicates. Wald's sequential
 probability ratio test of a failure rate of 0.5 against 0.1 needs no look budget (by Ville's inequality a false alarm
-has probability at most `ALPHA` however often it is asked), and 18 requests are enough when half of them fail.
+has probability at most `ALPHA` however often it is asked), and 19 requests are enough when half of them fail.
 
 What it assumes: the counts are those of one unbroken stretch since the share took effect. A failure that starts late
 is diluted by the good requests before it; feed a second call with the last few minutes, and count its ALPHA again.

@@ -9,7 +9,8 @@ replicates are independent. Three one-sided tests share the alpha; each is valid
 1. *any users*: Chernoff's bound for independent variables in 0..1 with a known mean. Needs nothing, sees only gross
    mismatches (at 1 %: more than about 13 % observed; at 50 %: 20 points).
 2. *too many treated*: the self-normalised sum of r_k - s, null-centred, against Efron's (1969) bound exp(-t^2/2).
-   Below one half the r_k are skewed upwards, which only lowers its upper tail. Narrow when users are many.
+   Below one half the r_k are skewed upwards, which only lowers its upper tail. Narrow when users are many. At one
+   half exactly the r_k are symmetric and it serves both sides.
 3. *too few treated*: Maurer's (2003) bound for sums of non-negative variables, with the users' sum of squared weights
    from the spread of the replicates' totals. Narrow when no user is heavy; blind at 1 % with heavy users.
 
@@ -93,7 +94,10 @@ def _p_value(shares: Array, n: Array, n_control: Array, desired: float) -> float
     """The smallest of the valid one-sided bounds; to be compared with a fourth of alpha."""
     if desired > 0.5:
         shares, n, n_control, desired = 1 - shares, n_control, n, 1 - desired
-    return min(_any_users(shares, desired), _too_many(shares, desired), _too_few(n, n_control, desired))
+    missing = _too_few(n, n_control, desired)
+    if desired == 0.5:  # r_k and 1 - r_k have the same distribution: Efron's bound holds on both sides
+        missing = min(missing, 2 * _too_many(1 - shares, desired))
+    return min(_any_users(shares, desired), _too_many(shares, desired), missing)
 
 
 def _any_users(shares: Array, desired: float) -> float:

@@ -23,10 +23,10 @@ QUANTUM = 0.01  # fractions are floored to this before they are recorded: short 
 FIRST_LOOK = 0.05  # of the plan
 LINEAR_SPACING = 0.05  # of the plan: at most 20 looks up to its end ...
 RELATIVE_SPACING = 0.10  # ... and each look brings at least this much more information than the one before
-NEVER = 12.0  # a bound, in standard deviations, that stands for "cannot be crossed at this look"
 
 _NODES = 160  # Gauss-Legendre nodes per look; bounds are good to 4 decimals (tests compare with published tables)
-_FLOOR = 8.0  # the density is followed down to this many standard deviations below zero
+_REACH = 8.0  # the density is followed this many standard deviations from zero
+_LEAST = 1e-14  # a smaller error rate than this cannot be told from none
 
 Array = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def spent(fraction: float, shape: float) -> float:
 
     Half of it at the plan, the rest after it, never quite all: the plan is a guess about effects nobody knows, and a
     test whose budget ends at the plan is blind afterwards. Spread evenly over the logarithm of information near the
-    plan, so that a plan that is wrong by a factor of three costs a few per cent of the samples.
+    plan: with a = 2 a plan that is wrong by a factor of four costs about 15 % more samples.
     """
     if fraction <= 0:
         return 0.0
@@ -66,35 +66,39 @@ def is_due(fraction: float, done: tuple[float, ...]) -> bool:
     return fraction >= last + max(LINEAR_SPACING, RELATIVE_SPACING * last) - 1e-9
 
 
+@lru_cache(maxsize=20_000)
 def bound(done: tuple[float, ...], error_rate: float, shape: float) -> float:
     """The one-sided bound, in standard deviations, at the last of the looks `done` (increasing fractions).
 
-    Crossing any of the bounds so far has probability `error_rate * spent(done[-1])` under the null. `NEVER` if there
-    is no look.
+    Crossing any of the bounds so far has probability `error_rate * spent(done[-1])` under the null. Infinite if there
+    is no look, or nothing to spend at it.
     """
-    if not done:
-        return NEVER
-    return _look(tuple(round(fraction, 4) for fraction in done), error_rate, shape)[0]
+    return crossing_bound(done, tuple(error_rate * spent(fraction, shape) for fraction in done))
 
 
-@lru_cache(maxsize=20_000)
-def _look(done: tuple[float, ...], error_rate: float, shape: float) -> tuple[float, _Survivors]:
-    now, before = done[-1], done[:-1]
-    earlier = _look(before, error_rate, shape)[1] if before else _START
+def crossing_bound(times: tuple[float, ...], spending: tuple[float, ...]) -> float:
+    """The last bound of looks at `times` (in any unit of information) when `spending` has been spent by each."""
+    return _look(times, spending)[0] if times else math.inf
+
+
+@lru_cache(maxsize=4096)  # 3 KiB each
+def _look(times: tuple[float, ...], spending: tuple[float, ...]) -> tuple[float, _Survivors]:
+    now = times[-1]
+    earlier = _look(times[:-1], spending[:-1])[1] if len(times) > 1 else _START
+    to_spend = spending[-1] - (spending[-2] if len(times) > 1 else 0.0)
     step = now - earlier.time
     if step <= 0:
-        raise ValueError(f"looks must increase, got {done}")
-    to_spend = error_rate * (spent(now, shape) - spent(earlier.time, shape))
+        raise ValueError(f"looks must increase, got {times}")
     score = _solve(earlier, step, to_spend, now)
-    low = -_FLOOR * math.sqrt(now)
-    nodes, weights = _quadrature(low, score)
+    nodes, weights = _quadrature(-_REACH * math.sqrt(now), score)
     kernel = np.exp(-0.5 * (nodes[:, None] - earlier.at[None, :]) ** 2 / step) / math.sqrt(2 * math.pi * step)
-    return score / math.sqrt(now), _Survivors(nodes, (kernel @ earlier.mass) * weights, now)
+    survivors = _Survivors(nodes, (kernel @ earlier.mass) * weights, now)
+    return (score / math.sqrt(now) if to_spend > _LEAST else math.inf), survivors
 
 
 def _solve(earlier: _Survivors, step: float, to_spend: float, now: float) -> float:
     """The score at which `to_spend` of the survivors cross, by bisection: the tail is smooth and falls all the way."""
-    low, high = 0.0, NEVER * math.sqrt(now)
+    low, high = 0.0, _REACH * math.sqrt(now)
     scale = math.sqrt(step)
     for _ in range(50):
         middle = (low + high) / 2
