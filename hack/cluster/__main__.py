@@ -1,4 +1,4 @@
-"""`python -m hack.cluster up|down|list|env`: a cluster for a person at a terminal.
+"""`python -m hack.cluster up|down|list|env|binaries`: a cluster for a person at a terminal.
 
 `up` leaves a detached process behind that owns the cluster and waits for SIGTERM, which `down` sends. stdout carries
 only what a shell evaluates; everything for eyes goes to stderr.
@@ -132,6 +132,13 @@ def show(_: argparse.Namespace) -> int:
     return 0
 
 
+def build(_: argparse.Namespace) -> int:
+    """Find every binary, or build it into the cache; stdout has a line for each."""
+    for name, path in binaries.ensure([name for tool in binaries.TOOLS for name in tool.packages]).items():
+        print(f"{name}\t{path}")
+    return 0
+
+
 def env(arguments: argparse.Namespace) -> int:
     """The lines that `eval` takes, for a cluster that runs."""
     folder = Options(arguments.name, arguments.folder).place
@@ -233,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--owner", action="store_true", help=argparse.SUPPRESS)
     stop = command("down", down, "end a cluster and everything it started")
     stop.add_argument("--all", action="store_true", help="every cluster of this checkout")
+    command("binaries", build, "find, or build once, every binary a cluster needs")
     command("list", show, "list the clusters of this checkout")
     command("env", env, "print the shell lines of a running cluster")
     return parser
