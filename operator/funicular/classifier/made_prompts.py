@@ -353,7 +353,7 @@ def _fill(slot: str, rng: random.Random, audience: Audience) -> str:
     if slot == "medium":
         return str(1_000 + 3 * rng.randrange(3_000) + part)
     if slot == "digit":
-        return str((2, 3, 4, 5, 6, 7, 8, 9, 2)[3 * rng.randrange(3) + part])
+        return str((2, 3, 4, 5, 6, 7, 8, 9, 10)[3 * rng.randrange(3) + part])
     if slot == "prime":
         return str(PRIMES[3 * rng.randrange(3) + part])
     if slot == "square":

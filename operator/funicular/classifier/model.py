@@ -81,6 +81,7 @@ class Weights:
     bias: float
     slope: float
     shift: float
+    doubt: float
 
     def logit(self, features: Features) -> float:
         """The log odds of `easy` before calibration."""
@@ -92,9 +93,12 @@ class Weights:
         return total
 
     def probability(self, features: Features) -> float:
-        """Calibrated by Platt's method on templates that the weights had not seen."""
+        """Calibrated by Platt's method on templates that the weights had not seen, and never quite sure.
+
+        `doubt` is what a rule of succession leaves after as many independent cases as there were templates.
+        """
         calibrated = self.slope * self.logit(features) + self.shift
-        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, calibrated))))
+        return self.doubt + (1.0 - 2.0 * self.doubt) / (1.0 + math.exp(-max(-60.0, min(60.0, calibrated))))
 
     def known(self, features: Features) -> float:
         """The share of the text's words that occurred in training."""
@@ -140,7 +144,7 @@ def save(path: Path, weights: Weights, metadata: Metadata) -> None:
     arrays: dict[str, NDArray[Any]] = {
         "kinds": weights.kinds,
         "seen": np.flatnonzero(weights.seen).astype(np.uint32),
-        "scalars": np.array([weights.bias, weights.slope, weights.shift], np.float64),
+        "scalars": np.array([weights.bias, weights.slope, weights.shift, weights.doubt], np.float64),
         "metadata": np.frombuffer(metadata.model_dump_json().encode(), np.uint8),
     }
     for name, table in (("words", weights.words), ("pairs", weights.pairs)):
@@ -159,9 +163,9 @@ def load(path: str | Path | None = None) -> Model:
     source = Path(path) if path else REFERENCE
     remedy = "give --model a file that funicular.classifier.train_reference wrote, or leave it out"
     try:
-        with np.load(source, allow_pickle=False) as arrays:
+        with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             metadata = Metadata.model_validate_json(arrays["metadata"].tobytes())
-            bias, slope, shift = (float(x) for x in arrays["scalars"])
+            bias, slope, shift, doubt = (float(x) for x in arrays["scalars"])
             seen = np.zeros(WORDS, np.bool_)
             seen[arrays["seen"]] = True
             tables = []
@@ -178,7 +182,7 @@ def load(path: str | Path | None = None) -> Model:
         raise ModelUnusable(f"{source} is not a model file: {error}", field="model", remedy=remedy) from error
     if kinds.shape != (len(KINDS),):
         raise ModelUnusable(f"{source} was made for other features", field="model", remedy=remedy)
-    model = Model(Weights(tables[0], tables[1], kinds, seen, bias, slope, shift), metadata)
+    model = Model(Weights(tables[0], tables[1], kinds, seen, bias, slope, shift, doubt), metadata)
     failed = model.failed_golden()
     if failed:
         raise ModelUnusable(f"{source}: {failed}", field="model", remedy="train the model again with this version")

@@ -70,6 +70,14 @@ def design_matrix(prompts: Sequence[Prompt]) -> tuple[csr_array, NDArray[np.bool
 
 def fit(matrix: csr_array, labels: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
     """Logistic regression with an L2 penalty (not on the bias, which is the last value)."""
+    used = np.unique(matrix.indices)  # the penalty leaves a column that never occurs at 0
+    theta = np.zeros(matrix.shape[1] + 1)
+    theta[np.append(used, -1)] = fit_dense(csr_array(matrix[:, used]), labels, ridge)
+    return theta
+
+
+def fit_dense(matrix: csr_array, labels: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """The same, where every column occurs."""
     transposed = matrix.T.tocsr()
     signs = 2.0 * labels - 1.0
 
@@ -108,9 +116,9 @@ def train(seed: int = SEED, count: int = COUNT) -> Model:
     theta = fit(matrix, labels, RIDGE)
     # Rounded so that another machine's last bits give the same file; weights that round to nothing are not stored.
     table = np.round(theta, 4).astype(np.float32)
-    weights = Weights(
-        table[:WORDS], table[WORDS : WORDS + PAIRS], table[WORDS + PAIRS : -1], seen, float(table[-1]), slope, shift
-    )
+    words, pairs, kinds = table[:WORDS], table[WORDS : WORDS + PAIRS], table[WORDS + PAIRS : -1]
+    doubt = round(1.0 / (len({(p.label, p.template) for p in known}) + 2), 4)
+    weights = Weights(words, pairs, kinds, seen, float(table[-1]), slope, shift, doubt)
     return describe(weights, seed, known, held_out)
 
 
@@ -120,10 +128,11 @@ def describe(weights: Weights, seed: int, known: Sequence[Prompt], held_out: Seq
     easy = np.array([p.label == "easy" for p in held_out])
     data_hash = digest([[p.text, p.label] for p in known])
     weights_hash = digest(*(np.round(t, 2).tolist() for t in (weights.words, weights.pairs)))
+    calibration_id = digest(data_hash, weights_hash, weights.slope, weights.shift, weights.doubt)[:12]
     metadata = Metadata(
         name="reference",
-        version=f"reference-1-{data_hash[:8]}",
-        calibration_id=digest(data_hash, weights_hash, weights.slope, weights.shift)[:12],
+        version=f"reference-1-{calibration_id[:8]}",
+        calibration_id=calibration_id,
         data_hash=data_hash,
         data_note=NOTE,
         seed=seed,
