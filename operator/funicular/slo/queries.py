@@ -266,3 +266,18 @@ def value_counts(slo: Slo, value: float) -> ArmCounts:
 
 def bound_seconds(slo: Slo) -> float | None:
     return seconds(slo.bound) if slo.bound else None
+
+
+def decisions(scope: Scope, window: Window) -> str:
+    """Treated requests by how the strategy came to its choice."""
+    return count("funicular_decisions_total" + scope.selector('arm="treatment"'), ("reason",), window)
+
+
+def exercised(vector: Vector) -> float | None:
+    """Share of the treated requests for which the strategy gave a usable answer; None without requests."""
+    by_reason: dict[str, float] = {}
+    for labels, value in vector:
+        by_reason[labels.get("reason", "")] = by_reason.get(labels.get("reason", ""), 0.0) + value
+    total = sum(by_reason.values())
+    unasked = sum(by_reason.get(reason, 0.0) for reason in ("no_answer", "unknown_label", "not_asked", "no_unit"))
+    return 1 - unasked / total if total > 0 else None
