@@ -93,7 +93,8 @@ def _rule(rule: Rule | Transition) -> Json:
 
 
 def _rules(on: str) -> list[Json]:
-    return [_rule(rule) for rule in (*RULES, *TRANSITIONS) if rule.on == on]
+    rules: tuple[Rule | Transition, ...] = (*RULES, *TRANSITIONS)
+    return [_rule(rule) for rule in rules if rule.on == on]
 
 
 class _Structural:
@@ -166,6 +167,7 @@ class _Structural:
 
     def _array(self, node: Json, where: str) -> Json:
         made: Json = {"type": "array", "items": self._node(node["items"], where)}
+        made["items"].setdefault("description", node.get("description"))  # of a list of numbers or texts
         key = KEYED_LISTS.get(where)
         if key:
             made["items"].setdefault("required", [key])
@@ -176,6 +178,7 @@ class _Structural:
 
     def _map(self, node: Json, where: str) -> Json:
         values = self._node(node["additionalProperties"], where)
+        values.setdefault("description", node.get("description"))
         if where in QUANTITIES:
             values = _quantity(values)
         return {"type": "object", "additionalProperties": values} | self._kept(node, "minProperties", "maxProperties")

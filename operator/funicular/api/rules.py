@@ -102,7 +102,8 @@ def _decimals(value: float) -> bool:
     return abs(value * 100 - int(value * 100 + 0.5)) < 1e-6
 
 
-_TWO_DECIMALS = "self * 100.0 - double(int(self * 100.0 + 0.5)) < 0.000001 && double(int(self * 100.0 + 0.5)) - self * 100.0 < 0.000001"
+_ROUNDED = "double(int(self * 100.0 + 0.5))"
+_TWO_DECIMALS = f"self * 100.0 - {_ROUNDED} < 0.000001 && {_ROUNDED} - self * 100.0 < 0.000001"
 
 
 def _exists_one(rule: str) -> str:
@@ -296,7 +297,7 @@ def _allowed(
 
 
 def _share_bounds(slo: Value) -> bool:
-    return all(0 <= slo[bound] <= 1 for bound in BOUNDS if bound in slo)
+    return all(slo[bound] <= 1 for bound in BOUNDS if bound in slo) and all(slo.get(b, 0) >= 0 for b in ("max", "min"))
 
 
 _HAS_INDICATOR = "has(self.indicator) && "
@@ -406,18 +407,19 @@ SLOS = (
     Rule(
         on="Slo",
         cel=f"!({_IS_SHARE}) || ("
-        + " && ".join(f"(!has(self.{b}) || (self.{b} >= 0.0 && self.{b} <= 1.0))" for b in BOUNDS)
+        + " && ".join(f"(!has(self.{b}) || self.{b} <= 1.0)" for b in BOUNDS)
+        + " && "
+        + " && ".join(f"(!has(self.{b}) || self.{b} >= 0.0)" for b in ("max", "min"))
         + ")",
         sentence="the bounds of a rate are shares between 0 and 1: write 0.01 for 1 %",
         holds=lambda slo: not _is_share(slo) or _share_bounds(slo),
     ),
     Rule(
         on="Slo",
-        cel="(has(self.query) && has(self.query.value)) || ("
-        + " && ".join(f"(!has(self.{b}) || self.{b} >= 0.0)" for b in BOUNDS)
-        + ")",
-        sentence="a bound is zero or more: write how much worse the treatment may be as a positive number",
-        holds=lambda slo: _is_value(slo) or all(slo[bound] >= 0 for bound in BOUNDS if bound in slo),
+        member="max",
+        cel=f"!({_is('CostPerRequest')[0]}) || !has(self.max) || self.max >= 0.0",
+        sentence="the largest cost of a request is zero or more dollars",
+        holds=lambda slo: slo.get("indicator") != "CostPerRequest" or slo.get("max", 0) >= 0,
     ),
     *(
         Rule(
@@ -488,9 +490,12 @@ ROLLOUT = (
     ),
     Rule(
         on="Rollout.steps",
-        cel="self.all(s, s.share == 100.0 || !s.bake.matches('[1-9]'))",
+        cel="!self.exists(s, s.share == 100.0) || self.all(s, s.share == 100.0 || !s.bake.matches('[1-9]'))",
         sentence="bake belongs to the last step only: say minDuration for the others",
-        holds=lambda steps: all(step["share"] == 100 or _seconds(step["bake"]) == 0 for step in steps),
+        holds=lambda steps: (
+            not any(step["share"] == 100 for step in steps)
+            or all(step["share"] == 100 or not re.search("[1-9]", step["bake"]) for step in steps)
+        ),
     ),
     Rule(
         on="Step.share",

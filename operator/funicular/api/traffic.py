@@ -16,6 +16,8 @@ WHOLE = 10_000  # basis points
 
 
 class Upstream(StatusModel):
+    """One candidate, as the gateways call it."""
+
     name: str
     url: str
     model: str
@@ -48,7 +50,7 @@ class Route(StatusModel):
 class Share(StatusModel):
     """Basis points of the units outside the holdback."""
 
-    desired: int = 0
+    desired: int = Field(default=0, description="What is ordered.")
     acked: int | None = Field(
         default=None, description="What all ready gateway pods have confirmed; null: not all have."
     )
@@ -58,19 +60,19 @@ class Share(StatusModel):
 class Traffic(StatusModel):
     """version rises with every change of anything below but acked and observed; agents acknowledge it by number."""
 
-    version: int
+    version: int = Field(description="Rises with every change of what gateways obey.")
     revision: str = Field(
         description="The revision that `share` speaks of: the candidate's, or the stable one when nothing ramps."
     )
-    share: Share
-    endpoint: str
-    selector: dict[str, str]
-    units: tuple[UnitSource, ...]
-    salt: str = ""
-    holdback: int = 0
-    stable: Route
-    candidate: Route | None = None
-    latency_bounds: dict[str, Duration] = Field(default_factory=dict)
+    share: Share = Field(description="How many are treated.")
+    endpoint: str = Field(description="What applications send as model.")
+    selector: dict[str, str] = Field(description="Labels of the gateway pods that serve it.")
+    units: tuple[UnitSource, ...] = Field(description="Places of the assignment unit.")
+    salt: str = Field(default="", description="Mixed into the hash of the holdback.")
+    holdback: int = Field(default=0, description="Basis points of the units that always get the baseline.")
+    stable: Route = Field(description="Where control goes.")
+    candidate: Route | None = Field(default=None, description="Where treatment goes; absent when nothing ramps.")
+    latency_bounds: dict[str, Duration] = Field(default_factory=dict, description="Bound of each latency indicator.")
 
     @property
     def compared(self) -> Route:
