@@ -31,6 +31,12 @@ REWRITE = 5.0  # an Envoy that answers but has not taken a file by then missed t
 REFUSAL = 0.05  # from when on the dearer question after refusals is asked
 
 
+def write_empty(files: Files, compiler: Compiler) -> None:
+    """What Envoy starts with where nothing is known yet."""
+    for kind, empty in ((CLUSTERS, []), (ROUTES, [compiler.routes({})]), (SHARES, [compiler.shares({})])):
+        files.write_if_absent(FILE[kind], document(empty)[0])
+
+
 class Secrets(Protocol):
     def need(self, uses: Iterable[SecretUse]) -> None:
         """Watches these, writes their files (a placeholder where there is no value)."""
@@ -99,9 +105,7 @@ class Applier:
     # --- start --------------------------------------------------------------------------------------------------------
     def load(self) -> None:
         """Takes over what an earlier process left, or writes empty files, without which Envoy would not start."""
-        for kind, empty in ((CLUSTERS, []), (ROUTES, [self._compiler.routes({})]), (SHARES, [self._compiler.shares({})])):
-            content, _ = document(empty)
-            self._files.write_if_absent(FILE[kind], content)
+        write_empty(self._files, self._compiler)
         for cluster in self._resources(CLUSTERS):
             self._clusters.standing[cluster["name"]] = orjson.dumps(cluster)
         self._found = {}

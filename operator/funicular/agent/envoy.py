@@ -12,7 +12,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from funicular.adapters.envoy_admin import EnvoyAdmin
@@ -48,12 +49,14 @@ def runs_with(pid: int, bootstrap: Path) -> bool:
 
 
 class Envoy:
-    def __init__(self, arguments: Sequence[str], pid_file: Path, bootstrap: Path, admin: EnvoyAdmin) -> None:
-        self._arguments, self._pid_file, self._bootstrap, self._admin = arguments, pid_file, bootstrap, admin
+    def __init__(
+        self, arguments: Sequence[str], pid_file: Path, bootstrap: Path, on_restart: Callable[[], None]
+    ) -> None:
+        self._arguments, self._pid_file, self._bootstrap = arguments, pid_file, bootstrap
+        self._on_restart = on_restart
         self._pid: int | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
-        self.restarts = 0
 
     def check(self) -> None:
         if not os.access(self._arguments[0], os.X_OK):
@@ -77,7 +80,7 @@ class Envoy:
             pid = self._adoptable()
             if pid is None:
                 try:
-                    self._process = await asyncio.create_subprocess_exec(*self._arguments, process_group=0)
+                    self._process = self._start()
                 except OSError as exc:
                     log.error("Envoy does not start: %s", exc)
                     await asyncio.sleep(LONGEST_BACKOFF)
@@ -91,18 +94,19 @@ class Envoy:
             self._pid = None
             if self._stopping:
                 break
-            self.restarts += 1
+            self._on_restart()
             log.error("Envoy (pid %d) ended; starting it again", pid)
             if loop.time() - started > STEADY:
                 delay = FIRST_BACKOFF
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_BACKOFF)
 
+    def _start(self) -> subprocess.Popen[bytes]:
+        """A process group of its own: Ctrl-C and the agent's end do not reach it."""
+        return subprocess.Popen(self._arguments, process_group=0, stdin=subprocess.DEVNULL)
+
     async def _ended(self, pid: int) -> None:
         """Works for a child and for an adopted process alike."""
-        if self._process is not None and self._process.pid == pid:
-            await self._process.wait()
-            return
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -115,6 +119,8 @@ class Envoy:
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
+        if self._process is not None and self._process.pid == pid:
+            self._process.poll()  # reaps it
 
     async def stop(self) -> None:
         self._stopping = True

@@ -82,7 +82,9 @@ def _votes(sent: Mapping[str, Any]) -> Iterator[Vote]:
         yield Vote("thumb", f"thumbs_{thumb}")
     if (rating := sent.get("rating")) is not None:
         if isinstance(rating, bool) or not isinstance(rating, int | float) or not 0 <= rating <= 1:
-            raise Refused(422, "'rating' is a number from 0 to 1; divide stars by their largest number.", "invalid_rating")
+            raise Refused(
+                422, "'rating' is a number from 0 to 1; divide stars by their largest number.", "invalid_rating"
+            )
         yield Vote("rating", "rating", float(rating))
     for name in ("resolved", "escalated"):
         if (said := sent.get(name)) is not None:

@@ -43,8 +43,10 @@ def _sentence(exc: Exception) -> str:
         first = exc.errors()[0]
         path = ".".join(str(part) for part in ("status.traffic", *first["loc"]))
         return f"{path}: {first['msg']}"
-    return f"status.traffic cannot be compiled: {exc}" if isinstance(exc, FunicularError | ValueError) else (
-        f"status.traffic cannot be compiled: {type(exc).__name__}: {exc}"
+    return (
+        f"status.traffic cannot be compiled: {exc}"
+        if isinstance(exc, FunicularError | ValueError)
+        else (f"status.traffic cannot be compiled: {type(exc).__name__}: {exc}")
     )
 
 
@@ -154,7 +156,9 @@ class Policies:
         except Exception as exc:  # whatever it is, it must not stop the others
             record.error = _sentence(exc)
             return {record.key}
-        changed = self._release(record.key, record) if record.compiled and record.compiled.model != compiled.model else set()
+        changed = (
+            self._release(record.key, record) if record.compiled and record.compiled.model != compiled.model else set()
+        )
         self._owners[compiled.model] = record.key
         record.error, record.traffic, record.compiled = None, traffic, compiled
         return changed | {record.key}

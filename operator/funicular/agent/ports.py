@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,7 +44,27 @@ class Compiled:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One of Envoy's series under the name and labels of 0001; `factor` turns milliseconds into seconds."""
+
+    family: str
+    labels: Mapping[str, str]
+    factor: float = 1.0
+
+
+Translate = Callable[[str, Mapping[str, str]], Sample | None]
+"""Name and labels as Envoy shows them -> ours; None: not for users."""
+
+
 class Compiler(Protocol):
+    @property
+    def id_key(self) -> str:
+        """Name of the SDS resource with the key that signs x-funicular-id."""
+
+    def translate(self, name: str, labels: Mapping[str, str]) -> Sample | None:
+        """The meaning of one of Envoy's series."""
+
     def policy(self, namespace: str, name: str, traffic: Traffic) -> Compiled:
         """Raises for traffic that cannot be compiled: that policy alone keeps what it had."""
 

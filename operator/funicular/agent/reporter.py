@@ -110,14 +110,18 @@ class Reporter:
                 await self._send(session, self._book.compose(counts))
                 counts = {}
 
+    def _headers(self) -> dict[str, str]:
+        """The projected token is renewed in place, so its file is read each time."""
+        token = Path(self._token_file).read_text().strip() if self._token_file else ""
+        return {"content-type": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
+
     async def _send(self, session: aiohttp.ClientSession, report: Report) -> None:
         loop = asyncio.get_running_loop()
         leader = self._leader
         if leader is None:
             return
         try:
-            token = Path(self._token_file).read_text().strip() if self._token_file else ""
-            headers = {"content-type": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
+            headers = self._headers()
             body = report.model_dump_json(by_alias=True, exclude_none=True)
             async with session.post(leader[0], data=body, headers=headers) as answer:
                 text = await answer.read()

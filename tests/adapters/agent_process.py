@@ -1,0 +1,12 @@
+"""`python -m tests.adapters.agent_process`: the agent as main starts it, with the stand-in compiler."""
+
+from __future__ import annotations
+
+import sys
+
+from funicular.agent import main
+from tests.adapters.agent_stand_in import StandIn
+
+if __name__ == "__main__":
+    main.compiling.EnvoyCompiler = StandIn  # type: ignore[misc,assignment]
+    sys.exit(main.main([]))
