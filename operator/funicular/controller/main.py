@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import uvloop
+from prometheus_client import disable_created_metrics
 
 from funicular.adapters.clock import SystemClock
 from funicular.adapters.events import EventWriter
@@ -221,6 +222,7 @@ async def _run(settings: OperatorSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """`argv` is not used: everything comes from FUNICULAR_* variables (settings.py)."""
     settings = operator_settings()
+    disable_created_metrics()
     logging.basicConfig(
         level=settings.log_level.upper(),
         stream=sys.stderr,

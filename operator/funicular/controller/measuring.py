@@ -22,6 +22,10 @@ from funicular.slo.model import Arm, ArmCounts, Evidence
 from funicular.slo.queries import Scope, Vector, Window
 
 STALE_INTERVALS = 3
+RENAMED = (
+    "Prometheus has this policy's series with the label exported_namespace instead of namespace: set honorLabels: true"
+    " (honor_labels in a scrape configuration) for the gateway pods"
+)
 EMPTY = ArmCounts(queries.NONE, queries.NONE)
 
 
@@ -102,6 +106,8 @@ async def _frame(metrics: Metrics, look: Look) -> Window:
     if age is None:
         if found.get("vanished"):
             raise Unusable("Stale", "Prometheus has had no sample of this policy for five minutes")
+        if await metrics.query(queries.renamed(look.scope), look.now):
+            raise Unusable("NoData", RENAMED)
         raise Unusable("NoData", f"Prometheus has no series of revision {look.scope.revision} yet")
     if age > limit:
         raise Unusable("Stale", f"the last sample is {age:.0f} s old, more than {STALE_INTERVALS} intervals")

@@ -6,6 +6,7 @@ agent for a full report. Only gateway pods that a policy selects count for it, w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,9 +19,10 @@ from funicular.ports import Clock
 from funicular.rollout.observation import Alarm, GatewayFacts
 from funicular.slo.model import REPLICATES, Arm, ArmCounts, Verdict
 
-FastBurn = Callable[[ArmCounts, ArmCounts], Verdict | None]
+FastBurn = Callable[[ArmCounts, ArmCounts | None, str], Verdict | None]
 SILENCE = timedelta(minutes=5)  # after which a pod that is no gateway any more is forgotten
-NOTHING = ArmCounts((0.0,) * REPLICATES, (0.0,) * REPLICATES)
+RECENT = timedelta(minutes=2)  # a failure that starts late is looked for in the last minutes alone, too
+SNAPSHOT = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class ReportBook:
         self._fast_burn = fast_burn
         self._pods: dict[tuple[str, str], _Pod] = {}  # by (namespace/name, uid)
         self._alarms: dict[str, Alarm] = {}
+        self._snapshots: dict[str, deque[tuple[datetime, Pooled]]] = {}
         self._pruned = clock.now()
 
     def take(self, report: Report) -> bool:
@@ -142,6 +145,7 @@ class ReportBook:
 
     def forget(self, uid: str) -> None:
         self._alarms.pop(uid, None)
+        self._snapshots.pop(uid, None)
         for pod in self._pods.values():
             pod.acks.pop(uid, None)
             pod.counts.pop(uid, None)
@@ -156,14 +160,37 @@ class ReportBook:
         pooled = self.pooled(uid)
         if pooled is None or self.alarm(uid) is not None:
             return
-        for counts in (pooled.bad, pooled.slow):
-            treatment, control = counts.get(Arm.TREATMENT, NOTHING), counts.get(Arm.CONTROL, NOTHING)
-            verdict = self._fast_burn(treatment, control)
-            if verdict is not None:
-                self._alarms[uid] = Alarm(pooled.version, pooled.revision, now, verdict)
-                if (key := self._world.key_of(uid)) is not None:
-                    self._wake(key)
-                return
+        for stretch in (pooled, self._recent(uid, pooled, now)):
+            for name, counts in (("errors", stretch.bad), ("latency", stretch.slow)) if stretch else ():
+                verdict = self._burns(name, counts)
+                if verdict is not None:
+                    self._alarms[uid] = Alarm(pooled.version, pooled.revision, now, verdict)
+                    if (key := self._world.key_of(uid)) is not None:
+                        self._wake(key)
+                    return
+
+    def _burns(self, name: str, counts: Mapping[str, ArmCounts]) -> Verdict | None:
+        """At a share of 100 % nobody is in control: the holdback stands beside the treatment."""
+        treatment = counts.get(Arm.TREATMENT)
+        if treatment is None:
+            return None
+        beside = (counts.get(arm) for arm in (Arm.CONTROL, Arm.HOLDBACK))
+        return self._fast_burn(treatment, next((c for c in beside if c is not None and c.total > 0), None), name)
+
+    def _recent(self, uid: str, pooled: Pooled, now: datetime) -> Pooled | None:
+        """What was counted in about the last two minutes; None: there is no older snapshot of this version."""
+        kept = self._snapshots.setdefault(uid, deque())
+        if kept and (kept[0][1].version, kept[0][1].revision) != (pooled.version, pooled.revision):
+            kept.clear()
+        while len(kept) > 1 and kept[1][0] <= now - RECENT:
+            kept.popleft()
+        before = kept[0] if kept and kept[0][0] <= now - RECENT else None
+        if not kept or now - kept[-1][0] >= SNAPSHOT:
+            kept.append((now, pooled))
+        if before is None:
+            return None
+        older = before[1]
+        return Pooled(pooled.version, pooled.revision, _since(pooled.bad, older.bad), _since(pooled.slow, older.slow))
 
     def _prune(self, now: datetime) -> None:
         """A pod that is gone takes its counts along; one that lives and is silent keeps what it confirmed."""
@@ -173,6 +200,7 @@ class ReportBook:
         self._pods = {at: p for at, p in self._pods.items() if self._world.is_gateway(*at) or now - p.seen < SILENCE}
         for pod in self._pods.values():
             pod.counts = {uid: counts for uid, counts in pod.counts.items() if self._is_ramping(uid)}
+        self._snapshots = {uid: kept for uid, kept in self._snapshots.items() if self._is_ramping(uid)}
 
     def _is_ramping(self, uid: str) -> bool:
         now = self._world.current(uid)
@@ -181,6 +209,22 @@ class ReportBook:
 
 def _differs(known: _Confirmed | None, ack: Ack) -> bool:
     return known is None or known.version != ack.version or known.error != ack.error
+
+
+def _since(now: Mapping[str, ArmCounts], before: Mapping[str, ArmCounts]) -> dict[str, ArmCounts]:
+    """A pod that is gone took its counts along: never below zero."""
+    found = {}
+    for arm, counts in now.items():
+        older = before.get(arm)
+        if older is None:
+            found[arm] = counts
+            continue
+        n, x = (
+            tuple(max(0.0, a - b) for a, b in zip(new, old, strict=True))
+            for new, old in ((counts.n, older.n), (counts.x, older.x))
+        )
+        found[arm] = ArmCounts(n, x)
+    return found
 
 
 def _pool(reports: Sequence[ArmReport], member: str) -> ArmCounts:

@@ -104,6 +104,12 @@ def frame(scope: Scope, window: Window) -> str:
     return " or ".join(f'label_replace({q}, "what", "{what}", "", "")' for what, q in parts.items())
 
 
+def renamed(scope: Scope) -> str:
+    """Whether Prometheus put the scraped pod's namespace over the policy's, as it does without honor_labels."""
+    own = (f'exported_namespace="{scope.namespace}"', f'policy="{scope.policy}"', f'revision="{scope.revision}"')
+    return f"count({REQUESTS}{{{','.join(own)}}})"
+
+
 def share_series(metric: str, labels: Sequence[str], window_seconds: int, selector: str = "") -> str:
     """All policies at once, for screening: how far counters rose in the last seconds, at the cost of two lookups a series."""
     series = f'{metric}{{arm=~"control|holdback"{selector}}}'
