@@ -73,8 +73,10 @@ class Operator:
         self.exit_process = exit_process or os._exit
         self.telemetry = OperatorTelemetry()
         self.fence = LeaseFence()
-        self.reports = ReportServer(port=settings.report_port, check_tokens=settings.check_tokens)
-        self.health = HealthServer(self.telemetry, port=settings.metrics_port, ready=lambda: self.started.is_set())
+        self.reports = ReportServer(host=settings.pod_ip, port=settings.report_port, check_tokens=settings.check_tokens)
+        self.health = HealthServer(
+            self.telemetry, host=settings.pod_ip, port=settings.metrics_port, ready=lambda: self.started.is_set()
+        )
         self.started = asyncio.Event()
         self.elector: Elector | None = None
         self.ports: Ports | None = None  # of the present term
