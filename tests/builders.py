@@ -16,7 +16,12 @@ from funicular.rollout.observation import GatewayFacts, Measurements, Observatio
 from funicular.slo.model import REPLICATES, Arm, ArmCounts, Evidence
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-STEPS = ({"share": 1, "minSamples": 100}, {"share": 10, "minSamples": 100}, {"share": 50, "minSamples": 100}, {"share": 100, "minSamples": 100})
+STEPS = (
+    {"share": 1, "minSamples": 100},
+    {"share": 10, "minSamples": 100},
+    {"share": 50, "minSamples": 100},
+    {"share": 100, "minSamples": 100},
+)
 ERRORS = {"name": "errors", "indicator": "ErrorRate", "max": 0.05, "allowedIncrease": 0.03}
 
 
@@ -47,7 +52,9 @@ def make_metadata(**changes: Any) -> Metadata:
     return replace(found, **changes)
 
 
-def make_observation(spec: RoutingPolicySpec | None = None, status: Status | None = None, **changes: Any) -> Observation:
+def make_observation(
+    spec: RoutingPolicySpec | None = None, status: Status | None = None, **changes: Any
+) -> Observation:
     seen = Observation(
         now=NOW,
         metadata=make_metadata(),
@@ -69,7 +76,9 @@ def evidence(treatment: float = 0.0, control: float = 0.0, n: float = 6400) -> E
     return Evidence(counts(n, treatment), counts(n, control), counts(n, control))
 
 
-def make_measurements(status: Status, now: datetime, slos: dict[str, Evidence | str], *, n: float = 6400, **changes: Any) -> Measurements:
+def make_measurements(
+    status: Status, now: datetime, slos: dict[str, Evidence | str], *, n: float = 6400, **changes: Any
+) -> Measurements:
     """A look at what `status` has in effect; an SLO's text instead of evidence is an error's reason."""
     assert status.traffic is not None
     share = status.step.share if status.step else 0
@@ -80,8 +89,15 @@ def make_measurements(status: Status, now: datetime, slos: dict[str, Evidence | 
         revision=status.traffic.revision,
         started_at=began,
         idle=status.candidate is None,
-        slos=tuple(SloMeasurement(k, v) if isinstance(v, Evidence) else SloMeasurement(k, error=v, message=v) for k, v in slos.items()),
-        outcomes={Arm.TREATMENT: counts(n * share / 10_000), Arm.CONTROL: counts(n * (1 - share / 10_000)), Arm.HOLDBACK: counts(n / 10)},
+        slos=tuple(
+            SloMeasurement(k, v) if isinstance(v, Evidence) else SloMeasurement(k, error=v, message=v)
+            for k, v in slos.items()
+        ),
+        outcomes={
+            Arm.TREATMENT: counts(n * share / 10_000),
+            Arm.CONTROL: counts(n * (1 - share / 10_000)),
+            Arm.HOLDBACK: counts(n / 10),
+        },
         observed_share=share,
     )
     return replace(found, **changes)
@@ -102,17 +118,23 @@ class Ramp:
     def tick(self, seconds: float = 1.0, **facts: Any) -> Decision:
         self.now += timedelta(seconds=seconds)
         gateways = GatewayFacts(ready=3, acked=3 if self.is_acked else 0, acked_at=self.now if self.is_acked else None)
-        seen = replace(make_observation(self.spec, self.status, now=self.now, gateways=gateways), **{**self.facts, **facts})
+        seen = replace(
+            make_observation(self.spec, self.status, now=self.now, gateways=gateways), **{**self.facts, **facts}
+        )
         decision = decide(seen)
         for action in decision.actions:
             if isinstance(action, WriteStatus):  # as the API server does it: through JSON
-                self.status = Status.model_validate_json(action.status.model_dump_json(by_alias=True, exclude_none=True))
+                self.status = Status.model_validate_json(
+                    action.status.model_dump_json(by_alias=True, exclude_none=True)
+                )
             self.actions.append(action)
             if hasattr(action, "reason"):
                 self.events.append(action.reason)
         return decision
 
-    def measure(self, treatment: float = 0.0, control: float = 0.0, n: float = 6400, seconds: float = 5.0, **facts: Any) -> Decision:
+    def measure(
+        self, treatment: float = 0.0, control: float = 0.0, n: float = 6400, seconds: float = 5.0, **facts: Any
+    ) -> Decision:
         slos = {slo.name: evidence(treatment, control, n) for slo in self.spec.slos}
         look = make_measurements(self.status, self.now + timedelta(seconds=seconds), slos, n=n * 100)
         return self.tick(seconds, measurements=look, **facts)
@@ -120,7 +142,11 @@ class Ramp:
     def to_step(self, index: int) -> Ramp:
         """Ramps with good evidence until step `index` (0-based) runs."""
         for _ in range(40):
-            if self.status.step is not None and self.status.step.index == index and self.status.step.started_at is not None:
+            if (
+                self.status.step is not None
+                and self.status.step.index == index
+                and self.status.step.started_at is not None
+            ):
                 return self
             if self.status.step is not None and self.status.step.started_at is not None:
                 self.measure()

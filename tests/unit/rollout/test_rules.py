@@ -7,8 +7,20 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-import funicular.rollout
 import pytest
+from tests.builders import (
+    ERRORS,
+    NOW,
+    STEPS,
+    Ramp,
+    evidence,
+    make_measurements,
+    make_metadata,
+    make_observation,
+    make_spec,
+)
+
+import funicular.rollout
 from funicular.api.revision import baseline_route, revision_of
 from funicular.api.verbs import Request, Verb
 from funicular.rollout.actions import DropFinalizer, RecordRevision, RestoreSpec, WriteStatus
@@ -16,8 +28,6 @@ from funicular.rollout.decide import decide
 from funicular.rollout.observation import Alarm, GatewayFacts
 from funicular.rollout.transitions import TRANSITIONS, Signal, State
 from funicular.slo.model import Outcome, Verdict
-
-from tests.builders import ERRORS, NOW, STEPS, Ramp, evidence, make_measurements, make_metadata, make_observation, make_spec
 
 BURN = Verdict("errors", Outcome.FAIL, "FastBurn", "half of the treated requests fail")
 
@@ -46,7 +56,13 @@ class TestRule1OnePureDecision:
         forbidden = {"kopf", "kubernetes", "httpx", "aiohttp", "asyncio", "time", "random", "prometheus_api_client"}
         for path in Path(funicular.rollout.__path__[0]).glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names = (
+                    [a.name for a in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
                 assert not {n.split(".")[0] for n in names} & forbidden, path
 
 
@@ -57,7 +73,9 @@ class TestRule2NoPromotionWithoutEvidence:
             ramp.tick(3600)
         assert (ramp.status.step and ramp.status.step.index, ramp.share) == (0, 100)
 
-    @pytest.mark.parametrize("reason", ["NoData", "Stale", "MetricsUnavailable", "InvalidQuery", "NotANumber", "SeveralSeries"])
+    @pytest.mark.parametrize(
+        "reason", ["NoData", "Stale", "MetricsUnavailable", "InvalidQuery", "NotANumber", "SeveralSeries"]
+    )
     def test_an_slo_that_cannot_be_measured_holds(self, reason: str) -> None:
         ramp = Ramp().to_step(0)
         for _ in range(20):
@@ -74,18 +92,34 @@ class TestRule2NoPromotionWithoutEvidence:
         assert ramp.share == 100
         assert "640 of 10000 samples" in ramp.status.message or "10000" in ramp.status.message
 
+    def test_the_steps_own_samples_are_waited_for_though_the_slo_is_content_with_fewer(self) -> None:
+        slo = {**ERRORS, "minSamples": 100}
+        ramp = Ramp(
+            make_spec(slos=[slo], rollout={"steps": [{"share": 1, "minSamples": 10_000}, {"share": 100}]})
+        ).to_step(0)
+        for _ in range(3):
+            ramp.measure()
+        assert ramp.status.verdicts[0].outcome == "Pass"
+        assert ramp.share == 100
+
     def test_one_enforced_slo_that_has_not_passed_holds_though_another_has(self) -> None:
         spec = make_spec(slos=[ERRORS, {"name": "thumbs", "indicator": "ThumbsUpRate", "allowedDecrease": 0.02}])
         ramp = Ramp(spec).to_step(0)
         for _ in range(20):
-            look = make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence(), "thumbs": "NoData"})
+            look = make_measurements(
+                ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence(), "thumbs": "NoData"}
+            )
             ramp.tick(5, measurements=look)
         assert ramp.share == 100
 
     def test_an_observed_slo_does_not_gate(self) -> None:
-        spec = make_spec(slos=[ERRORS, {"name": "thumbs", "indicator": "ThumbsUpRate", "allowedDecrease": 0.02, "mode": "Observe"}])
+        spec = make_spec(
+            slos=[ERRORS, {"name": "thumbs", "indicator": "ThumbsUpRate", "allowedDecrease": 0.02, "mode": "Observe"}]
+        )
         ramp = Ramp(spec).to_step(0)
-        look = make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence(), "thumbs": "NoData"}, n=640_000)
+        look = make_measurements(
+            ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence(), "thumbs": "NoData"}, n=640_000
+        )
         ramp.tick(5, measurements=look)
         assert ramp.share == 1000
 
@@ -98,14 +132,17 @@ class TestRule2NoPromotionWithoutEvidence:
     def test_an_old_look_does_not_promote(self) -> None:
         spec = make_spec(rollout={"steps": [{"share": 1, "minDuration": "1h", "minSamples": 100}, {"share": 100}]})
         ramp = Ramp(spec).to_step(0)
-        ramp.measure()
+        look = make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence()}, n=640_000)
+        ramp.tick(5, measurements=look)
         assert ramp.status.verdicts[0].outcome == "Pass"
-        ramp.tick(3600)
+        ramp.tick(3700, measurements=look)
         assert ramp.share == 100
 
     def test_evidence_about_the_baseline_alone_does_not_promote(self) -> None:
         ramp = Ramp().to_step(0)
-        look = make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence()}, n=640_000, exercised=0.3)
+        look = make_measurements(
+            ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence()}, n=640_000, exercised=0.3
+        )
         ramp.tick(5, measurements=look)
         assert ramp.share == 100
 
@@ -116,7 +153,9 @@ class TestRule2NoPromotionWithoutEvidence:
         assert ramp.share == 100
 
     def test_after_max_duration_revert_reverts(self) -> None:
-        spec = make_spec(rollout={"steps": [{"share": 1, "maxDuration": "1h"}, {"share": 100}], "onInconclusive": "Revert"})
+        spec = make_spec(
+            rollout={"steps": [{"share": 1, "maxDuration": "1h"}, {"share": 100}], "onInconclusive": "Revert"}
+        )
         ramp = Ramp(spec).to_step(0)
         ramp.tick(3000)
         assert ramp.share == 100
@@ -127,7 +166,8 @@ class TestRule2NoPromotionWithoutEvidence:
         ramp = Ramp().to_step(0)
         ramp.tick(request=verb(ramp, Verb.PROMOTE, "another"))
         assert ramp.share == 100
-        assert ramp.status.last_verb and ramp.status.last_verb.result.startswith("refused")
+        assert ramp.status.last_verb
+        assert ramp.status.last_verb.result.startswith("refused")
         ramp.tick(request=verb(ramp, Verb.PROMOTE, ident="2"))
         assert ramp.share == 1000
         assert (ramp.status.history[-1].event, ramp.status.history[-1].by) == ("PromotedByHand", "ada")
@@ -138,12 +178,17 @@ class TestRule3AnOutageIsNotARegression:
         ramp = Ramp().to_step(1)
         for _ in range(50):
             look = make_measurements(
-                ramp.status, ramp.now + timedelta(seconds=5), {"errors": "MetricsUnavailable"}, error="MetricsUnavailable", message="connection refused"
+                ramp.status,
+                ramp.now + timedelta(seconds=5),
+                {"errors": "MetricsUnavailable"},
+                error="MetricsUnavailable",
+                message="connection refused",
             )
             ramp.tick(5, measurements=look)
         assert (ramp.share, ramp.status.rejected) == (1000, ())
         condition = ramp.status.condition("MetricsAvailable")
-        assert condition and (condition.status, condition.reason) == ("False", "MetricsUnavailable")
+        assert condition
+        assert (condition.status, condition.reason) == ("False", "MetricsUnavailable")
         ramp.measure()
         assert ramp.share == 5000
 
@@ -154,7 +199,9 @@ class TestRule3AnOutageIsNotARegression:
             if ramp.status.candidate is None:
                 break
             look = make_measurements(
-                ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence(treatment=0.4), "p95": "MetricsUnavailable"}
+                ramp.status,
+                ramp.now + timedelta(seconds=5),
+                {"errors": evidence(treatment=0.4), "p95": "MetricsUnavailable"},
             )
             ramp.tick(5, measurements=look)
         assert ramp.share == 0
@@ -175,12 +222,15 @@ class TestRule4VerdictsAreStatistics:
         assert ramp.share == 0
 
     def test_a_fail_is_not_forgotten_by_a_later_look(self) -> None:
-        spec = make_spec(slos=[{**ERRORS, "mode": "Observe"}])
-        ramp = Ramp(spec).to_step(1) if False else Ramp(make_spec(slos=[ERRORS, {**ERRORS, "name": "seen", "mode": "Observe"}])).to_step(1)
-        look = make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": "NoData", "seen": evidence(0.4, n=20_000)})
+        ramp = Ramp(make_spec(slos=[ERRORS, {**ERRORS, "name": "seen", "mode": "Observe"}])).to_step(1)
+        look = make_measurements(
+            ramp.status, ramp.now + timedelta(seconds=5), {"errors": "NoData", "seen": evidence(0.4, n=20_000)}
+        )
         ramp.tick(5, measurements=look)
         assert {v.slo: v.outcome for v in ramp.status.verdicts}["seen"] == "Fail"
-        look = make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": "NoData", "seen": evidence(0.0, n=60_000)})
+        look = make_measurements(
+            ramp.status, ramp.now + timedelta(seconds=5), {"errors": "NoData", "seen": evidence(0.0, n=60_000)}
+        )
         ramp.tick(5, measurements=look)
         assert {v.slo: v.outcome for v in ramp.status.verdicts}["seen"] == "Fail"
 
@@ -201,11 +251,13 @@ class TestRule5TheClockStartsWithTheShareInEffect:
         ramp.is_acked = False
         ramp.tick()
         ramp.tick(3600)
-        assert ramp.status.step and ramp.status.step.started_at is None
+        assert ramp.status.step
+        assert ramp.status.step.started_at is None
         ramp.is_acked = True
         ramp.tick()
         assert ramp.status.step.started_at is None or ramp.status.step.started_at == ramp.now
-        assert ramp.status.step and ramp.status.step.started_at == ramp.now
+        assert ramp.status.step
+        assert ramp.status.step.started_at == ramp.now
 
     def test_evidence_from_before_the_share_took_effect_does_not_count(self) -> None:
         ramp = Ramp().to_step(0)
@@ -221,7 +273,8 @@ class TestRule5TheClockStartsWithTheShareInEffect:
         ramp.tick(3600)
         ramp.is_acked = True
         ramp.tick()
-        assert ramp.status.step and ramp.status.step.min_until == ramp.now + timedelta(hours=1)
+        assert ramp.status.step
+        assert ramp.status.step.min_until == ramp.now + timedelta(hours=1)
 
     def test_the_last_promotion_waits_for_the_assignments_min_duration(self) -> None:
         ramp = Ramp(make_spec(assignment={"minDuration": "168h"})).to_step(3)
@@ -243,16 +296,20 @@ class TestRule5TheClockStartsWithTheShareInEffect:
 
 class TestRule6ObservedShareMustMatch:
     def test_a_sample_ratio_mismatch_reverts(self) -> None:
-        from funicular.slo.model import Arm
-
         from tests.builders import counts
+
+        from funicular.slo.model import Arm
 
         ramp = Ramp().to_step(1)
         for _ in range(3):
             if ramp.status.candidate is None:
                 break
             look = make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": "NoData"})
-            outcomes = {**look.outcomes, Arm.TREATMENT: counts(64_000), Arm.CONTROL: counts(64_000)}  # half instead of a tenth
+            outcomes = {
+                **look.outcomes,
+                Arm.TREATMENT: counts(64_000),
+                Arm.CONTROL: counts(64_000),
+            }  # half instead of a tenth
             ramp.tick(5, measurements=replace(look, outcomes=outcomes))
         assert ramp.share == 0
         assert "sample-ratio" in ramp.status.rejected[0].message
@@ -306,7 +363,10 @@ class TestRule7TheOrderOfSignals:
 class TestRule8EveryInstantIsCrashSafe:
     def test_a_status_that_was_not_written_is_decided_again(self) -> None:
         ramp = Ramp().to_step(1)
-        before, look = ramp.status, make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence()}, n=640_000)
+        before, look = (
+            ramp.status,
+            make_measurements(ramp.status, ramp.now + timedelta(seconds=5), {"errors": evidence()}, n=640_000),
+        )
         ramp.tick(5, measurements=look)
         lost, ramp.status = ramp.status, before
         ramp.tick(0, measurements=look)
@@ -328,7 +388,8 @@ class TestRule8EveryInstantIsCrashSafe:
         restarted = Ramp(spec)
         restarted.status, restarted.now = ramp.status, ramp.now
         restarted.tick(600)
-        assert restarted.status.step and ramp.status.step
+        assert restarted.status.step
+        assert ramp.status.step
         assert restarted.status.step.min_until == ramp.status.step.min_until
         assert restarted.status.verdicts[0].looks == looks
 
@@ -390,7 +451,8 @@ class TestRule10RevertTheResource:
     def test_traffic_goes_to_stable_not_to_the_baseline(self) -> None:
         ramp = self.second()
         stable = revision_of(make_spec())
-        assert ramp.status.traffic and ramp.status.traffic.stable.revision == stable
+        assert ramp.status.traffic
+        assert ramp.status.traffic.stable.revision == stable
         ramp.tick(0.1, alarm=alarm(ramp))
         assert ramp.status.traffic.stable.revision == stable
         assert (ramp.share, ramp.status.traffic.candidate) == (0, None)
@@ -440,7 +502,8 @@ class TestRule10RevertTheResource:
         for _ in range(3):
             if not ramp.status.rejected:
                 ramp.measure(treatment=0.4, control=0.0, n=20_000)
-        assert ramp.status.traffic and ramp.status.traffic.stable.is_baseline_only
+        assert ramp.status.traffic
+        assert ramp.status.traffic.stable.is_baseline_only
         assert ramp.status.rejected[0].reason == "Drifted"
 
     def test_the_revision_ends_a_supersession_without_being_rejected(self) -> None:
@@ -459,7 +522,8 @@ class TestRule11DeletingLeavesADefinedState:
         ramp.facts["metadata"] = make_metadata(deleted=NOW)
         ramp.is_acked = False
         ramp.tick()
-        assert ramp.status.traffic and ramp.status.traffic.stable.is_baseline_only
+        assert ramp.status.traffic
+        assert ramp.status.traffic.stable.is_baseline_only
         assert ramp.status.traffic.candidate is None
         assert not any(isinstance(a, DropFinalizer) for a in ramp.tick(3600).actions)
         ramp.is_acked = True
@@ -477,4 +541,5 @@ class TestRule11DeletingLeavesADefinedState:
 def test_the_first_stable_revision_is_the_baseline() -> None:
     ramp = Ramp()
     ramp.tick()
-    assert ramp.status.traffic and ramp.status.traffic.stable == baseline_route(ramp.spec)
+    assert ramp.status.traffic
+    assert ramp.status.traffic.stable == baseline_route(ramp.spec)
