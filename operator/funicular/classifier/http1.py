@@ -99,11 +99,11 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_busy",
         "_close",
+        "_ended",
         "_head",
         "_limit",
         "_registry",
         "_transport",
-        "_url",
         "since",
         "writable",
     )
@@ -114,7 +114,8 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._head: tuple[bytes, bytes, Headers, int | None] | None = None
         self._busy: Exchange | None = None
-        self._close = False
+        self._close = False  # the connection ends after the present answer
+        self._ended = False  # nothing that arrives is read any more
         self._transport: asyncio.Transport | None = None
         self.since = 0.0
         self.writable = asyncio.Event()
@@ -126,7 +127,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self.since = self._registry.loop.time()
         if not self._registry.admit(self):
-            self._close = True
+            self._ended = True
             self._transport.write(response_head(503, b"connection: close\r\n", 0) + b"\r\n")
             self._transport.close()
 
@@ -147,7 +148,7 @@ class Connection(asyncio.Protocol):
         self.writable.set()
 
     def data_received(self, data: bytes) -> None:
-        if self._close:
+        if self._ended:
             return
         self._buffer += data
         if self._busy is not None:
@@ -162,7 +163,7 @@ class Connection(asyncio.Protocol):
         try:
             exchange = self._next()
         except MalformedRequest as error:
-            self._close = True
+            self._ended = True
             self.write(response_head(error.status, b"connection: close\r\n", 0) + b"\r\n")
             if self._transport is not None:
                 # What is still arriving is read and dropped for a moment: closing over unread bytes resets the
@@ -255,6 +256,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         if self._close:
+            self._ended = True
             self._transport.close()
             return
         self._transport.resume_reading()
@@ -263,7 +265,7 @@ class Connection(asyncio.Protocol):
             self._registry.loop.call_soon(self._resume)
 
     def _resume(self) -> None:
-        if self._busy is None and not self._close and self._transport is not None:
+        if self._busy is None and not self._ended and self._transport is not None:
             self._advance()
 
     def abort(self) -> None:

@@ -122,6 +122,14 @@ async def test_connection_close_is_honoured() -> None:
     assert line.transport.closed
 
 
+@pytest.mark.parametrize("piece", [1, 60])
+async def test_a_last_request_may_come_in_pieces_too(piece: int) -> None:
+    line = Line()
+    sent = await line.feed(POST.replace(b"\r\nHost", b"\r\nConnection: close\r\nHost"), piece)
+    assert sent.endswith(b"hello")
+    assert line.transport.closed
+
+
 async def test_expect_continue_is_answered_before_the_body() -> None:
     line = Line()
     head, _, body = POST.replace(b"\r\nHost", b"\r\nExpect: 100-continue\r\nHost").partition(b"\r\n\r\n")
