@@ -110,7 +110,7 @@ def proportion_against_maximum(maximum: float, arm: Spread, other: Spread | None
         independent=unit / arm.samples if arm.has_replicates else unit / n,
         freedom=worth.freedom,
         clock=n,
-        per_sample=_bernoulli(1.5 * maximum),
+        per_sample=_bernoulli(maximum),
         clear_shift=_bernoulli(maximum),
         worse_z=worse_z,
     )

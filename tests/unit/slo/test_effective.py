@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.unit.slo.arms import lumpy_arm, make_arm, one_element, scattered_arm
 
 from funicular.slo.effective import compare, compare_means, design_effect, measure
 from funicular.slo.model import ArmCounts
-from tests.unit.slo.arms import lumpy_arm, make_arm, one_element, scattered_arm
 
 
 def test_independent_requests_are_worth_one_each():
@@ -14,7 +14,10 @@ def test_independent_requests_are_worth_one_each():
 
 
 def test_the_price_of_noise_is_small_for_independent_requests():
-    pairs = [(measure(scattered_arm(2_000, 40, seed)), measure(scattered_arm(20_000, 400, seed + 999))) for seed in range(200)]
+    pairs = [
+        (measure(scattered_arm(2_000, 40, seed)), measure(scattered_arm(20_000, 400, seed + 999)))
+        for seed in range(200)
+    ]
     assert np.mean([compare(arm, other).effect for arm, other in pairs]) < 1.12
 
 

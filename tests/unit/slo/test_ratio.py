@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.unit.slo.arms import make_arm
 
 from funicular.slo.model import REPLICATES, ArmCounts, Looks, Outcome, Verdict
 from funicular.slo.ratio import sample_ratio
-from tests.unit.slo.arms import make_arm
 
 
 def split_users(
@@ -34,7 +34,9 @@ def check(seed: int, share: float, desired_bp: int, zipf: float, alpha: float = 
 )
 def test_a_correct_split_raises_no_alarm_whoever_is_heavy(share, zipf):
     # An alpha of 4 % at the first look: a test by requests fails half of these, a plain t test 5 to 50 %.
-    failed = [check(seed, share, round(share * 10_000), zipf, alpha=0.08).outcome is Outcome.FAIL for seed in range(300)]
+    failed = [
+        check(seed, share, round(share * 10_000), zipf, alpha=0.08).outcome is Outcome.FAIL for seed in range(300)
+    ]
     assert np.mean(failed) <= 0.04
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.slo.arms import lumpy_arm, make_arm, one_element, scattered_arm
 
 from funicular.slo.model import ArmCounts, Budget, Evidence, Looks, Outcome, Question, Verdict
 from funicular.slo.verdicts import at_full_share, judge, split_budget
-from tests.unit.slo.arms import lumpy_arm, make_arm, one_element, scattered_arm
 
 BUDGET = split_budget(0.01, 0.05, steps=4, enforced_slos=3)
 BIG_CONTROL = make_arm(200_000, 2_000)
@@ -27,25 +27,62 @@ def ask(question: Question, treatment: ArmCounts, control: ArmCounts, **rest: Ar
 @pytest.mark.parametrize(
     ("bounds", "treatment", "control", "outcome", "reason"),
     [
-        pytest.param({"maximum": 0.01}, make_arm(300, 0), EMPTY, "Pass", "WithinBound", id="0 errors of 300 prove less than 1 %"),
-        pytest.param({"maximum": 0.01}, make_arm(299, 0), EMPTY, "Inconclusive", "TooFewSamples", id="299 are too few"),
-        pytest.param({"maximum": 0.01}, make_arm(300, 1), EMPTY, "Inconclusive", "NotYetSignificant", id="1 of 300 does not"),
-        pytest.param({"maximum": 0.01}, make_arm(3_000, 90), EMPTY, "Fail", "Regressed", id="3 % is over 1 %"),
-        pytest.param({"maximum": 0.01}, make_arm(3_000, 90), BIG_CONTROL, "Fail", "Regressed", id="control just over it saves nobody"),
         pytest.param(
-            {"maximum": 0.01}, make_arm(3_000, 90), make_arm(9_000, 270), "Inconclusive", "ControlFailsToo", id="the frontier is down"
+            {"maximum": 0.01}, make_arm(300, 0), EMPTY, "Pass", "WithinBound", id="0 errors of 300 prove less than 1 %"
+        ),
+        pytest.param({"maximum": 0.01}, make_arm(299, 0), EMPTY, "Inconclusive", "TooFewSamples", id="299 are too few"),
+        pytest.param(
+            {"maximum": 0.01}, make_arm(300, 1), EMPTY, "Inconclusive", "NotYetSignificant", id="1 of 300 does not"
+        ),
+        pytest.param({"maximum": 0.01}, make_arm(3_000, 90), EMPTY, "Fail", "Regressed", id="3 % is over 1 %"),
+        pytest.param(
+            {"maximum": 0.01},
+            make_arm(3_000, 90),
+            BIG_CONTROL,
+            "Fail",
+            "Regressed",
+            id="control just over it saves nobody",
         ),
         pytest.param(
-            {"maximum": 0.01}, make_arm(3_000, 900), make_arm(9_000, 270), "Fail", "Regressed", id="far worse than a failing control"
+            {"maximum": 0.01},
+            make_arm(3_000, 90),
+            make_arm(9_000, 270),
+            "Inconclusive",
+            "ControlFailsToo",
+            id="the frontier is down",
+        ),
+        pytest.param(
+            {"maximum": 0.01},
+            make_arm(3_000, 900),
+            make_arm(9_000, 270),
+            "Fail",
+            "Regressed",
+            id="far worse than a failing control",
         ),
         pytest.param({"maximum": 0.01}, make_arm(3_000, 3_000), EMPTY, "Fail", "Regressed", id="everything fails"),
-        pytest.param({"maximum": 0.0}, make_arm(3_000, 0), EMPTY, "Inconclusive", "NotYetSignificant", id="nothing proves a zero"),
-        pytest.param({"maximum": 1.0}, make_arm(300, 300), EMPTY, "Pass", "WithinBound", id="everything is allowed"),
-        pytest.param({"allowed_increase": 0.002}, make_arm(40_000, 400), BIG_CONTROL, "Pass", "NonInferior", id="as good as control"),
         pytest.param(
-            {"allowed_increase": 0.002}, make_arm(3_000, 30), BIG_CONTROL, "Inconclusive", "NotYetSignificant", id="as good, too early"
+            {"maximum": 0.0}, make_arm(3_000, 0), EMPTY, "Inconclusive", "NotYetSignificant", id="nothing proves a zero"
         ),
-        pytest.param({"allowed_increase": 0.002}, make_arm(5_000, 150), BIG_CONTROL, "Fail", "Regressed", id="2 points worse"),
+        pytest.param({"maximum": 1.0}, make_arm(300, 300), EMPTY, "Pass", "WithinBound", id="everything is allowed"),
+        pytest.param(
+            {"allowed_increase": 0.002},
+            make_arm(40_000, 400),
+            BIG_CONTROL,
+            "Pass",
+            "NonInferior",
+            id="as good as control",
+        ),
+        pytest.param(
+            {"allowed_increase": 0.002},
+            make_arm(3_000, 30),
+            BIG_CONTROL,
+            "Inconclusive",
+            "NotYetSignificant",
+            id="as good, too early",
+        ),
+        pytest.param(
+            {"allowed_increase": 0.002}, make_arm(5_000, 150), BIG_CONTROL, "Fail", "Regressed", id="2 points worse"
+        ),
         pytest.param(
             {"allowed_increase": 0.002},
             make_arm(90_000, 1_035),
@@ -54,12 +91,35 @@ def ask(question: Question, treatment: ArmCounts, control: ArmCounts, **rest: Ar
             "NotYetSignificant",
             id="significantly worse, but by less than is allowed",
         ),
-        pytest.param({"allowed_increase": 0.002}, make_arm(5_000, 0), make_arm(50_000, 0), "Pass", "NonInferior", id="no event at all"),
-        pytest.param({"allowed_increase": 0.002}, make_arm(5_000, 150), EMPTY, "Inconclusive", "NoControl", id="nobody to compare with"),
-        pytest.param({"allowed_increase": 0.002}, EMPTY, BIG_CONTROL, "Inconclusive", "NoData", id="no treated request"),
-        pytest.param({"allowed_from_baseline": 0.1}, make_arm(500, 9), EMPTY, "Inconclusive", "NoControl", id="no holdback"),
         pytest.param(
-            {"maximum": 0.05, "allowed_increase": 0.002}, make_arm(5_000, 150), BIG_CONTROL, "Fail", "Regressed", id="one broken bound fails"
+            {"allowed_increase": 0.002},
+            make_arm(5_000, 0),
+            make_arm(50_000, 0),
+            "Pass",
+            "NonInferior",
+            id="no event at all",
+        ),
+        pytest.param(
+            {"allowed_increase": 0.002},
+            make_arm(5_000, 150),
+            EMPTY,
+            "Inconclusive",
+            "NoControl",
+            id="nobody to compare with",
+        ),
+        pytest.param(
+            {"allowed_increase": 0.002}, EMPTY, BIG_CONTROL, "Inconclusive", "NoData", id="no treated request"
+        ),
+        pytest.param(
+            {"allowed_from_baseline": 0.1}, make_arm(500, 9), EMPTY, "Inconclusive", "NoControl", id="no holdback"
+        ),
+        pytest.param(
+            {"maximum": 0.05, "allowed_increase": 0.002},
+            make_arm(5_000, 150),
+            BIG_CONTROL,
+            "Fail",
+            "Regressed",
+            id="one broken bound fails",
         ),
         pytest.param(
             {"maximum": 0.05, "allowed_increase": 0.002},
@@ -70,10 +130,20 @@ def ask(question: Question, treatment: ArmCounts, control: ArmCounts, **rest: Ar
             id="one open bound keeps it open",
         ),
         pytest.param(
-            {"maximum": 0.05, "allowed_increase": 0.002}, make_arm(40_000, 400), BIG_CONTROL, "Pass", "NonInferior", id="both bounds kept"
+            {"maximum": 0.05, "allowed_increase": 0.002},
+            make_arm(40_000, 400),
+            BIG_CONTROL,
+            "Pass",
+            "NonInferior",
+            id="both bounds kept",
         ),
         pytest.param(
-            {"allowed_increase": 0.01}, lumpy_arm(64_000, 1_280, lumps=5), BIG_CONTROL, "Inconclusive", "InformationSaturated", id="few users"
+            {"allowed_increase": 0.01},
+            lumpy_arm(64_000, 1_280, lumps=5),
+            BIG_CONTROL,
+            "Inconclusive",
+            "InformationSaturated",
+            id="few users",
         ),
         pytest.param(
             {"maximum": 0.01},
@@ -224,7 +294,9 @@ class TestSequence:
 class TestNeeded:
     """The forecast that an ETA is made of."""
 
-    @pytest.mark.parametrize("rate", [pytest.param(0.010, id="towards a Pass"), pytest.param(0.016, id="towards a Fail")])
+    @pytest.mark.parametrize(
+        "rate", [pytest.param(0.010, id="towards a Pass"), pytest.param(0.016, id="towards a Fail")]
+    )
     def test_it_is_about_enough(self, rate):
         question = make_question(allowed_increase=0.002)
         early = ask(question, make_arm(2_000, 2_000 * rate), make_arm(20_000, 200))
@@ -261,7 +333,10 @@ class TestProperties:
     def test_nothing_fails_without_alpha(self, n, rate, seed):
         budget = Budget(alpha=0.0, beta=0.05)
         evidence = Evidence(scattered_arm(n, int(n * rate), seed), make_arm(50_000, 50))
-        assert judge(make_question(maximum=0.001, allowed_increase=0.0), evidence, budget, Looks()).outcome is not Outcome.FAIL
+        assert (
+            judge(make_question(maximum=0.001, allowed_increase=0.0), evidence, budget, Looks()).outcome
+            is not Outcome.FAIL
+        )
 
     @given(st.integers(500, 50_000), st.floats(0.0, 0.3), st.floats(0.0, 0.3), st.integers(0, 1_000))
     def test_with_equal_arms_only_one_direction_fails(self, n, rate, other, seed):
@@ -300,16 +375,32 @@ class TestProperties:
     ("question", "evidence", "message"),
     [
         pytest.param(Question("errors"), Evidence(BIG_CONTROL, BIG_CONTROL), "no bound", id="no bound at all"),
-        pytest.param(make_question(maximum=math.nan), Evidence(BIG_CONTROL, BIG_CONTROL), "finite", id="a bound that is no number"),
-        pytest.param(make_question(allowed_increase=-0.1), Evidence(BIG_CONTROL, BIG_CONTROL), "negative", id="a negative margin"),
         pytest.param(
-            make_question(maximum=0.1), Evidence(ArmCounts((1.0, 2.0), (1.0,)), BIG_CONTROL), "totals", id="events without totals"
+            make_question(maximum=math.nan),
+            Evidence(BIG_CONTROL, BIG_CONTROL),
+            "finite",
+            id="a bound that is no number",
         ),
         pytest.param(
-            make_question(maximum=0.1), Evidence(BIG_CONTROL, ArmCounts((math.nan,) * 64, (0.0,) * 64)), "finite", id="NaN in control"
+            make_question(allowed_increase=-0.1), Evidence(BIG_CONTROL, BIG_CONTROL), "negative", id="a negative margin"
         ),
         pytest.param(
-            replace(make_question(maximum=0.1), kind="quantile"), Evidence(BIG_CONTROL, BIG_CONTROL), "kind", id="an unknown kind"
+            make_question(maximum=0.1),
+            Evidence(ArmCounts((1.0, 2.0), (1.0,)), BIG_CONTROL),
+            "totals",
+            id="events without totals",
+        ),
+        pytest.param(
+            make_question(maximum=0.1),
+            Evidence(BIG_CONTROL, ArmCounts((math.nan,) * 64, (0.0,) * 64)),
+            "finite",
+            id="NaN in control",
+        ),
+        pytest.param(
+            replace(make_question(maximum=0.1), kind="quantile"),
+            Evidence(BIG_CONTROL, BIG_CONTROL),
+            "kind",
+            id="an unknown kind",
         ),
     ],
 )
@@ -333,7 +424,7 @@ class TestBudget:
         ],
     )
     def test_impossible_promises_are_refused(self, rates):
-        with pytest.raises(ValueError, match="false_|at least"):
+        with pytest.raises(ValueError, match=r"false_|at least"):
             split_budget(*rates)
 
 
