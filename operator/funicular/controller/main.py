@@ -224,7 +224,7 @@ async def _run(settings: OperatorSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """`argv` is not used: everything comes from FUNICULAR_* variables (settings.py)."""
     settings = operator_settings()
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     logging.basicConfig(
         level=settings.log_level.upper(),
         stream=sys.stderr,

@@ -23,6 +23,7 @@ FastBurn = Callable[[ArmCounts, ArmCounts | None, str], Verdict | None]
 SILENCE = timedelta(minutes=5)  # after which a pod that is no gateway any more is forgotten
 RECENT = timedelta(minutes=2)  # a failure that starts late is looked for in the last minutes alone, too
 SNAPSHOT = timedelta(seconds=10)
+NOTHING = ArmCounts((0.0,) * REPLICATES, (0.0,) * REPLICATES)
 
 
 @dataclass(slots=True)
@@ -162,20 +163,21 @@ class ReportBook:
             return
         for stretch in (pooled, self._recent(uid, pooled, now)):
             for name, counts in (("errors", stretch.bad), ("latency", stretch.slow)) if stretch else ():
-                verdict = self._burns(name, counts)
+                verdict = self._burns(uid, name, counts)
                 if verdict is not None:
                     self._alarms[uid] = Alarm(pooled.version, pooled.revision, now, verdict)
                     if (key := self._world.key_of(uid)) is not None:
                         self._wake(key)
                     return
 
-    def _burns(self, name: str, counts: Mapping[str, ArmCounts]) -> Verdict | None:
-        """At a share of 100 % nobody is in control: the holdback stands beside the treatment."""
-        treatment = counts.get(Arm.TREATMENT)
-        if treatment is None:
+    def _burns(self, uid: str, name: str, counts: Mapping[str, ArmCounts]) -> Verdict | None:
+        """At a share of 100 % nobody is in control: the holdback stands beside the treatment, if there is one."""
+        treatment, now = counts.get(Arm.TREATMENT), self._world.current(uid)
+        if treatment is None or now is None:
             return None
         beside = (counts.get(arm) for arm in (Arm.CONTROL, Arm.HOLDBACK))
-        return self._fast_burn(treatment, next((c for c in beside if c is not None and c.total > 0), None), name)
+        reference = next((c for c in beside if c is not None and c.total > 0), None if now.alone else NOTHING)
+        return self._fast_burn(treatment, reference, name)
 
     def _recent(self, uid: str, pooled: Pooled, now: datetime) -> Pooled | None:
         """What was counted in about the last two minutes; None: there is no older snapshot of this version."""

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from funicular.api.base import KIND
+from funicular.api.traffic import WHOLE
 from funicular.controller.wiring import Claim, GatewayPod
 from funicular.rollout.observation import WorkloadFacts
 
@@ -24,7 +25,7 @@ FORGOTTEN = ("managedFields",)
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """What `status.traffic` says now, as far as reports must be compared with it."""
+    """What `status.traffic` says now, as far as reports must be compared with it. alone: no arm stands beside the treatment."""
 
     key: str
     uid: str
@@ -32,6 +33,7 @@ class Current:
     revision: str
     ramping: bool
     selector: Mapping[str, str]
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +278,7 @@ def _current(key: str, body: Json) -> Current:
         revision=traffic.get("revision", ""),
         ramping=bool(traffic.get("candidate")),
         selector=traffic.get("selector") or _selector(body),
+        alone=(traffic.get("share") or {}).get("desired") == WHOLE and not traffic.get("holdback"),
     )
 
 
