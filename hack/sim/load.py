@@ -118,6 +118,7 @@ class Load:
                 if self._stopping.is_set():
                     break
                 if self.rate > 0.0:
+                    self.live.sent += 1
                     self._spawn(self._one(session, self.population.ask(), due, offset))
             while self._tasks:
                 await asyncio.wait(self._tasks)
@@ -128,14 +129,18 @@ class Load:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _next_target(self) -> str:
-        self._turn += 1
-        return self._targets[self._turn % len(self._targets)] if self._targets else ""
+    def _next_target(self, but: Sequence[str] = ()) -> str:
+        """The next ready pod in turn that is not among `but`; empty when there is none."""
+        for _ in self._targets:
+            self._turn += 1
+            target = self._targets[self._turn % len(self._targets)]
+            if target not in but:
+                return target
+        return ""
 
     # --- one request ----------------------------------------------------------------------------------------------
     async def _one(self, session: aiohttp.ClientSession, ask: Ask, due: float, offset: float) -> None:
         live = self.live
-        live.sent += 1
         outcome = Outcome(
             number=ask.number, at=due + offset, late=max(0.0, time.perf_counter() - due), pod=self._next_target(),
             user="" if ask.user.place is Place.NOWHERE else ask.user.id, place=ask.user.place.value,
@@ -172,12 +177,10 @@ class Load:
 
     async def _attempts(self, session: aiohttp.ClientSession, ask: Ask, outcome: Outcome) -> None:
         await self._attempt(session, ask, outcome)
-        for _ in range(len(self._targets) - 1):
-            if not self.retry or outcome.failure not in BEFORE_THE_FIRST_BYTE:
+        while self.retry and outcome.failure in BEFORE_THE_FIRST_BYTE:
+            another = self._next_target(but=(outcome.pod, *outcome.tried_before))
+            if not another:
                 break
-            another = self._next_target()
-            if another in (outcome.pod, *outcome.tried_before):
-                continue
             if not outcome.tried_before:
                 self.live.retried += 1
             outcome.tried_before = (*outcome.tried_before, outcome.pod)
