@@ -129,11 +129,15 @@ class Load:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _next_target(self, but: Sequence[str] = ()) -> str:
-        """The next ready pod in turn that is not among `but`; empty when there is none."""
-        for _ in self._targets:
-            self._turn += 1
-            target = self._targets[self._turn % len(self._targets)]
+    def _next_target(self) -> str:
+        """The next ready pod in turn; empty when there is none."""
+        self._turn += 1
+        return self._targets[self._turn % len(self._targets)] if self._targets else ""
+
+    def _another_target(self, but: Sequence[str]) -> str:
+        """A ready pod that is not among `but`. Out of turn: a retry must not shift whose turn it is."""
+        for offset in range(len(self._targets)):
+            target = self._targets[(self._turn + offset) % len(self._targets)]
             if target not in but:
                 return target
         return ""
@@ -178,7 +182,7 @@ class Load:
     async def _attempts(self, session: aiohttp.ClientSession, ask: Ask, outcome: Outcome) -> None:
         await self._attempt(session, ask, outcome)
         while self.retry and outcome.failure in BEFORE_THE_FIRST_BYTE:
-            another = self._next_target(but=(outcome.pod, *outcome.tried_before))
+            another = self._another_target((outcome.pod, *outcome.tried_before))
             if not another:
                 break
             if not outcome.tried_before:
