@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 import prometheus_api_client as library
 import requests
+import urllib3
 from prometheus_api_client.exceptions import MetricValueConversionError, PrometheusApiClientException
 from requests import exceptions as foreign
 from requests.adapters import HTTPAdapter
@@ -239,6 +240,8 @@ class _Adapter(HTTPAdapter):
     def __init__(self, access: Access) -> None:
         self._context = tls_context(access) if access.url.startswith("https:") else None
         self._name = access.server_name
+        if not access.verify:  # a person asked for it in the policy: no warning at every query
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         super().__init__(pool_connections=1, pool_maxsize=AT_ONCE, max_retries=Retry(0))
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
