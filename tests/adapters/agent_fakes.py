@@ -121,7 +121,8 @@ class Api:
                             async with asyncio.timeout(0.5):
                                 await self.news.wait()
                         continue
-                for sent, kind, item in fresh:
+                for version, kind, item in fresh:
+                    sent = version
                     await answer.write(orjson.dumps({"type": kind, "object": item}) + b"\n")
         except (ConnectionError, asyncio.CancelledError):
             pass
@@ -132,7 +133,9 @@ class Api:
     # --- objects ------------------------------------------------------------------------------------------------------
     async def policy(self, name: str, traffic: Any, *, uid: str = "", namespace: str = "default") -> None:
         meta = {"name": name, "namespace": namespace, "uid": uid or f"uid-{name}"}
-        await self.put("/apis/routing.funicular.dev/v1alpha1/routingpolicies", {"metadata": meta, "status": {"traffic": traffic}})
+        await self.put(
+            "/apis/routing.funicular.dev/v1alpha1/routingpolicies", {"metadata": meta, "status": {"traffic": traffic}}
+        )
 
     async def no_policy(self, name: str, namespace: str = "default") -> None:
         await self.remove("/apis/routing.funicular.dev/v1alpha1/routingpolicies", f"{namespace}/{name}")
@@ -140,7 +143,8 @@ class Api:
     async def secret(self, name: str, namespace: str = "default", **values: str) -> None:
         data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
         await self.put(
-            f"/api/v1/namespaces/{namespace}/secrets", {"metadata": {"name": name, "namespace": namespace}, "data": data}
+            f"/api/v1/namespaces/{namespace}/secrets",
+            {"metadata": {"name": name, "namespace": namespace}, "data": data},
         )
 
     async def no_secret(self, name: str, namespace: str = "default") -> None:
@@ -267,12 +271,19 @@ class World:
     def admin(self) -> str:
         return f"http://127.0.0.1:{self.admin_port}"
 
-    def traffic(self, name: str, version: int = 1, *, share: int | None = None, revision: str = "r2", **more: Any) -> Json:
+    def traffic(
+        self, name: str, version: int = 1, *, share: int | None = None, revision: str = "r2", **more: Any
+    ) -> Json:
         """Baseline to `frontier`; with a share, the candidate revision to `mini`."""
         secret = more.pop("secret", None)
         credentials = {"credentials": {"secretRef": {"name": secret, "key": "key"}}} if secret else {}
         upstreams = [
-            {"name": "frontier", "url": self.frontier.url, "model": "big", "price": {"inputPerMillion": 1, "outputPerMillion": 4}},
+            {
+                "name": "frontier",
+                "url": self.frontier.url,
+                "model": "big",
+                "price": {"inputPerMillion": 1, "outputPerMillion": 4},
+            },
             {"name": "mini", "url": self.mini.url, "model": "small", **credentials},
         ]
         stable = {"revision": "r1", "upstreams": upstreams[:1], "baseline": "frontier"}
@@ -322,7 +333,9 @@ class World:
 
             await eventually(is_ready, "the agent is ready")
 
-    async def ask(self, session: aiohttp.ClientSession, model: str, user: str = "u", **headers: str) -> tuple[int, str, str]:
+    async def ask(
+        self, session: aiohttp.ClientSession, model: str, user: str = "u", **headers: str
+    ) -> tuple[int, str, str]:
         """Status, body, arm."""
         sent = {"x-model": model, "x-user-id": user, "x-replicate": "7", **headers}
         async with session.get(self.gateway + "/v1/chat/completions", headers=sent) as answer:

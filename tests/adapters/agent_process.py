@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from funicular.agent import main
 from tests.adapters.agent_stand_in import StandIn
+
+from funicular.agent import main
 
 if __name__ == "__main__":
     main.compiling.EnvoyCompiler = StandIn  # type: ignore[misc,assignment]

@@ -44,7 +44,9 @@ class StandIn:
                     use = SecretUse(f"{namespace}.{ref.name}.{ref.key}", namespace, ref.name, ref.key)
                     secrets.add(use)
                 cluster = f"{namespace}/{name}/{route.revision}/{upstream.name}"
-                clusters[cluster] = orjson.dumps(self._cluster(cluster, upstream.url, use, bad=traffic.salt == "refuse"))
+                clusters[cluster] = orjson.dumps(
+                    self._cluster(cluster, upstream.url, use, bad=traffic.salt == "refuse")
+                )
         control = self._route(namespace, name, traffic, traffic.stable, "control")
         arms = control
         shares: dict[str, int] = {}
@@ -56,7 +58,9 @@ class StandIn:
             match = typed(
                 "h", "matching.input_matchers.runtime_fraction.v3.RuntimeFraction", seed="7", runtime_fraction=fraction
             )
-            predicate = {"single_predicate": {"input": typed("u", INPUT, header_name="x-user-id"), "custom_match": match}}
+            predicate = {
+                "single_predicate": {"input": typed("u", INPUT, header_name="x-user-id"), "custom_match": match}
+            }
             arms = {
                 "matcher": {
                     "matcher_list": {"matchers": [{"predicate": predicate, "on_match": treated}]},
@@ -215,9 +219,7 @@ class StandIn:
                 ]
             },
             "layered_runtime": {
-                "layers": [
-                    {"name": "shares", "rtds_layer": {"name": "shares", "rtds_config": self._source("runtime")}}
-                ]
+                "layers": [{"name": "shares", "rtds_layer": {"name": "shares", "rtds_config": self._source("runtime")}}]
             },
             "stats_flush_interval": "1s",
             "stats_config": {

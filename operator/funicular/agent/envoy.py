@@ -26,12 +26,13 @@ STOP = 5.0
 
 
 def command(binary: str, bootstrap: Path, concurrency: int, log_level: str) -> list[str]:
+    """Hot restart is off: with it, Envoy asks the kernel to end it with its parent (and shares memory by base id)."""
     level = {"DEBUG": "debug", "INFO": "warning"}.get(log_level.upper(), "error")
     return [
         binary,
         "--config-path",
         str(bootstrap),
-        "--use-dynamic-base-id",
+        "--disable-hot-restart",
         "--concurrency",
         str(concurrency),
         "--log-level",
@@ -45,7 +46,7 @@ def runs_with(pid: int, bootstrap: Path) -> bool:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return str(bootstrap).encode() in arguments and b"--use-dynamic-base-id" in arguments
+    return str(bootstrap).encode() in arguments and b"--disable-hot-restart" in arguments
 
 
 class Envoy:

@@ -97,6 +97,7 @@ class Agent:
         self._unlisted = set(filter(None, settings.namespaces.replace(" ", "").split(","))) or {""}
         self._synced = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._to_begin: set[PolicyKey] = set()
         self._keys = IdKeys("")
         self._server: AgentServer | None = None
         self._envoy: Envoy | None = None
@@ -196,7 +197,8 @@ class Agent:
             self.metrics.ack_seconds.observe(asyncio.get_running_loop().time() - at)
         self._reporter.wake()
         if is_ramping(record):
-            task = asyncio.create_task(self._observer.begin(record))
+            self._to_begin.add(record.key)
+            task = asyncio.create_task(self._observer.begin(self._to_begin))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

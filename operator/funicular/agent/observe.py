@@ -251,17 +251,20 @@ class Observer:
                 totals[arm, replicate, "slow"] = value
         return totals
 
-    async def begin(self, record: Record) -> None:
-        """The share of the record's version is in force: its counts begin here."""
-        traffic = record.traffic
-        if traffic is None:
-            return
+    async def begin(self, keys: set[PolicyKey]) -> None:
+        """The shares of these policies' versions are in force: their counts begin here. Empties `keys`."""
         async with self._lock:
+            if not keys:
+                return  # an earlier call took them along
             try:
                 await self._read(ARM_COUNTS)
             except GatewayUnavailable:
                 return
-            self.counts.begin(record.uid, traffic.version, traffic.compared.revision, self._totals(record))
+            for key in keys:
+                record = self._policies.records.get(key)
+                if record is not None and (traffic := record.traffic) is not None:
+                    self.counts.begin(record.uid, traffic.version, traffic.compared.revision, self._totals(record))
+            keys.clear()
 
     async def report(self, full: bool) -> dict[str, Counts]:
         ramping = [record for record in self._policies.records.values() if is_ramping(record)]
