@@ -1,0 +1,183 @@
+"""The bootstrap: listeners, filter chain, where the other files lie. It never changes while Envoy runs."""
+
+from __future__ import annotations
+
+from funicular.compile.inputs import ID_KEY, GatewaySettings, Json
+from funicular.compile.protos import API, SPACE, address, file_source, lua, sds, typed
+from funicular.compile.replies import local_replies
+from funicular.compile.routes import EXT_AUTHZ, NAME
+from funicular.compile.shares import LAYER
+from funicular.compile.stats import access_log, stats_config
+
+CLASSIFIED_BYTES = 64 << 10  # what a classifier gets of a longer body
+_OWN = "^(cluster_manager|http|listener|listener_manager|main_thread|runtime|server|workers)[.]"
+
+
+def bootstrap(settings: GatewaySettings) -> Json:
+    return {
+        "node": {"id": "gateway", "cluster": "funicular"},
+        "admin": {"address": address(settings.admin_host, settings.admin_port)},
+        "dynamic_resources": {"cds_config": file_source(settings, "cds", "cds")},
+        "static_resources": {
+            "listeners": [_gateway(settings), _metrics(settings)],
+            "clusters": [
+                _local("agent", settings.agent_host, settings.agent_port),
+                _local("admin", settings.admin_host, settings.admin_port),
+            ],
+        },
+        "layered_runtime": {
+            "layers": [
+                {"name": LAYER, "rtds_layer": {"name": LAYER, "rtds_config": file_source(settings, "runtime", "runtime")}}
+            ]
+        },
+        "stats_flush_interval": "1s",
+        "stats_config": stats_config(),
+    }
+
+
+def _local(name: str, host: str, port: int) -> Json:
+    endpoint = {"endpoint": {"address": address(host, port)}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
+def _gateway(settings: GatewaySettings) -> Json:
+    spoofed = typed(
+        "envoy.http.early_header_mutation.header_mutation",
+        "http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        mutations=[{"remove_on_match": {"key_matcher": {"prefix": "x-funicular-", "ignore_case": True}}}],
+    )
+    manager = typed(
+        "hcm",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="gateway",
+        early_header_mutation_extensions=[spoofed],
+        http_filters=_http_filters(settings),
+        access_log=access_log(),
+        local_reply_config=local_replies(),
+        generate_request_id=False,
+        stream_idle_timeout="600s",
+        normalize_path=True,
+        rds={"route_config_name": NAME, "config_source": file_source(settings, "rds", "rds")},
+    )
+    return {
+        "name": "gateway",
+        "address": address(settings.listen_host, settings.gateway_port),
+        "per_connection_buffer_limit_bytes": settings.body_limit,
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+def _http_filters(settings: GatewaySettings) -> list[Json]:
+    """On the way in from first to last, on the way out from last to first."""
+    formatter = typed(
+        "envoy.formatter.generic_secret",
+        "formatter.generic_secret.v3.GenericSecret",
+        secret_configs={ID_KEY: sds(settings, ID_KEY)},
+    )
+    key = {
+        "object_key": "fun.key",
+        "factory_key": "envoy.string",
+        "skip_if_empty": True,
+        "format_string": {
+            "text_format_source": {"inline_string": f"%SECRET({ID_KEY})%"},
+            "omit_empty_values": True,
+            "formatters": [formatter],
+        },
+    }
+    return [
+        typed(
+            "envoy.filters.http.health_check",
+            "filters.http.health_check.v3.HealthCheck",
+            pass_through_mode=True,
+            headers=[{"name": ":path", "string_match": {"exact": "/healthz"}}],
+        ),
+        typed("funicular.key", "filters.http.set_filter_state.v3.Config", on_request_headers=[key]),
+        lua(settings),
+        _ask(),
+        *_tokens(),
+        typed("envoy.filters.http.router", "filters.http.router.v3.Router", suppress_envoy_headers=True),
+    ]
+
+
+def _ask() -> Json:
+    """The classifier, on the routes that say which. In shadow mode it can neither refuse a request nor answer one."""
+    return typed(
+        EXT_AUTHZ,
+        "filters.http.ext_authz.v3.ExtAuthz",
+        failure_mode_allow=True,
+        shadow_mode=True,
+        clear_route_cache=True,
+        with_request_body={"max_request_bytes": CLASSIFIED_BYTES, "allow_partial_message": True},
+        allowed_headers={"patterns": [{"exact": "content-type"}]},
+        disallowed_headers={"patterns": [{"exact": "authorization"}]},
+        http_service={"server_uri": {"uri": "http://none/", "cluster": "none", "timeout": "0.001s"}},
+    )
+
+
+def _tokens() -> list[Json]:
+    rules = [
+        {
+            "selectors": [{"key": "usage"}, {"key": f"{kind}_tokens"}],
+            "on_present": {"metadata_namespace": SPACE, "key": f"{kind}_tokens", "type": "NUMBER"},
+        }
+        for kind in ("prompt", "completion")
+    ]
+    parser = typed(
+        "envoy.content_parsers.json", "content_parsers.json.v3.JsonContentParser", rules=[{"rule": rule} for rule in rules]
+    )
+    return [
+        typed(
+            "envoy.filters.http.json_to_metadata",
+            "filters.http.json_to_metadata.v3.JsonToMetadata",
+            response_rules={"rules": rules},
+        ),
+        typed(
+            "envoy.filters.http.sse_to_metadata",
+            "filters.http.sse_to_metadata.v3.SseToMetadata",
+            response_rules={"max_event_size": 1 << 20, "content_parser": parser},
+        ),
+    ]
+
+
+def _metrics(settings: GatewaySettings) -> Json:
+    """Envoy's own statistics for Prometheus, and nothing else of the admin interface."""
+    manager = typed(
+        "hcm",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="metrics",
+        http_filters=[typed("envoy.filters.http.router", "filters.http.router.v3.Router")],
+        route_config={
+            "virtual_hosts": [
+                {
+                    "name": "metrics",
+                    "domains": ["*"],
+                    "routes": [
+                        {
+                            "match": {
+                                "path": "/metrics",
+                                "headers": [{"name": ":method", "string_match": {"exact": "GET"}}],
+                            },
+                            "route": {
+                                "cluster": "admin",
+                                "prefix_rewrite": f"/stats/prometheus?usedonly&filter={_OWN}",
+                                "timeout": "10s",
+                            },
+                        }
+                    ],
+                }
+            ]
+        },
+    )
+    return {
+        "name": "metrics",
+        "address": address(settings.listen_host, settings.stats_port),
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
+__all__ = ["API", "bootstrap"]

@@ -1,0 +1,27 @@
+-- For a candidate's cluster: its model (and include_usage for streams) into the body, byte-exact, at the offsets found
+-- downstream; its path and host, since an earlier attempt may have left another's. filter_context: {model, path, host}
+local scan = require "scan"
+local match, tonumber = string.match, tonumber
+local USAGE, OPTIONS = '{"include_usage":true}', '"stream_options":{"include_usage":true},'
+
+local function rewrite(h, headers, body, model, context)
+  local who, first, last, a, b, path = match(h:streamInfo():filterState():get("fun.edits"), "^(%d+) (%d+) (%d+) (%-?%d+) (%-?%d+) (.*)$")
+  headers:replace(":path", context:get("path") .. path)
+  headers:replace(":authority", context:get("host"))
+  first, last, a, b = tonumber(first), tonumber(last), tonumber(a), tonumber(b)
+  local n = scan.load(body, who)
+  if a < 0 then return scan.splice(n, first, last, model) end
+  if b < 0 then return scan.splice(n, first, last, model, a + 1, a, OPTIONS) end
+  return scan.splice(n, first, last, model, a, b, USAGE)
+end
+
+local M = {}
+function M.request(h, model, context)
+  local headers, body = h:headers(), h:body()
+  local done, text = pcall(rewrite, h, headers, body, model, context)
+  if not done then h:logErr(text) end
+  local length = body:setBytes(done and text or "{}") -- never the original: it would go out under the endpoint's name
+  headers:remove("transfer-encoding")
+  headers:replace("content-length", tostring(length))
+end
+return M
