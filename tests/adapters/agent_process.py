@@ -1,7 +1,8 @@
-"""`python -m tests.adapters.agent_process`: the agent as main starts it, with the stand-in compiler."""
+"""`python -m tests.adapters.agent_process`: the agent as main starts it, with the stand-in compiler unless told otherwise."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tests.adapters.agent_stand_in import StandIn
@@ -9,5 +10,6 @@ from tests.adapters.agent_stand_in import StandIn
 from funicular.agent import main
 
 if __name__ == "__main__":
-    main.compiling.EnvoyCompiler = StandIn  # type: ignore[misc,assignment]
+    if os.environ.get("COMPILER") != "real":
+        main.compiling.EnvoyCompiler = StandIn  # type: ignore[misc,assignment]
     sys.exit(main.main([]))

@@ -234,6 +234,9 @@ class StandIn:
             },
         }
 
+    def companions(self) -> Mapping[str, bytes]:
+        return {}
+
     def translate(self, name: str, labels: Mapping[str, str]) -> Sample | None:
         labels = dict(labels)
         code = labels.pop("code", "")

@@ -46,7 +46,7 @@ from funicular.settings import AgentSettings, agent_settings
 
 log = logging.getLogger("funicular.agent")
 BOOTSTRAP, PID_FILE = "bootstrap.json", "envoy.pid"
-FOLDERS = ("cds", "rds", "runtime", "sds")
+FOLDERS = ("cds", "rds", "runtime", "sds", "lua")
 REFRESH = 2.0  # seconds between looks at the labels' and the signing key's files
 DRAIN_LEAST, DRAIN_MOST = 3.0, 25.0  # below the 30 s that a pod gets by default
 
@@ -220,6 +220,8 @@ class Agent:
 
 def prepare_files(files: Files, compiler: Compiler) -> None:
     """Without version or wrapping: the bootstrap is read once, by Envoy's command line."""
+    for name, content in compiler.companions().items():
+        files.write(name, content)
     files.write(BOOTSTRAP, orjson.dumps(compiler.bootstrap()))
 
 

@@ -246,9 +246,9 @@ class Observer:
             if known.sample.family == OUTCOMES:
                 totals[arm, replicate, "n"] = totals.get((arm, replicate, "n"), 0.0) + value
                 if labels["outcome"] == "bad":
-                    totals[arm, replicate, "bad"] = value
+                    totals[arm, replicate, "bad"] = totals.get((arm, replicate, "bad"), 0.0) + value
             elif labels["indicator"] == slowest:
-                totals[arm, replicate, "slow"] = value
+                totals[arm, replicate, "slow"] = totals.get((arm, replicate, "slow"), 0.0) + value
         return totals
 
     async def begin(self, keys: set[PolicyKey]) -> None:

@@ -79,3 +79,6 @@ class Compiler(Protocol):
 
     def bootstrap(self) -> Any:
         """What Envoy starts with; never changes while it runs."""
+
+    def companions(self) -> Mapping[str, bytes]:
+        """Files that the bootstrap and the clusters name, by path below the config folder."""
