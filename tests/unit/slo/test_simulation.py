@@ -1,6 +1,6 @@
 """Whole rollouts of simulated users, seeded: the promise about false reverts, and that it is not bought with blindness.
 
-`hack/simulate_verdicts.py` runs the same simulation at length; its figures are in the README.
+`hack/simulate_verdicts.py` runs the same simulation at length and prints a table.
 """
 
 from __future__ import annotations
