@@ -43,6 +43,7 @@ class KopfThread:
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
+        self._sessions: list[aiohttp.ClientSession] = []
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
     def start(self) -> None:
@@ -88,13 +89,17 @@ class KopfThread:
             stop_flag=self._stop,
             ready_flag=self.ready,
         )
+        for session in self._sessions:
+            await session.close()
+        await asyncio.sleep(0.1)  # TLS says goodbye after close() has returned; the loop must still be there
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=registry, errors=kopf.ErrorsMode.TEMPORARY, backoff=1.0)
         async def login(**_: Any) -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=_session(self._access))
+            self._sessions.append(_session(self._access))
+            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=self._sessions[-1])
 
         @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
         async def see(event: Any, **_: Any) -> None:
