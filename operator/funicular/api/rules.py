@@ -291,7 +291,7 @@ def _allowed(
     return Rule(
         on=on,
         cel=f"!({when}) || !({_cel_set(others)})",
-        sentence=f"{name} takes only {' and '.join(takes)}: {hint}",
+        sentence=f"{name} takes only {', '.join(takes[:-1])} and {takes[-1]}: {hint}",
         holds=lambda slo: not is_about(slo) or not any(bound in slo for bound in others),
     )
 
