@@ -134,7 +134,8 @@ def _tokens() -> list[Json]:
         typed(
             "envoy.filters.http.json_to_metadata",
             "filters.http.json_to_metadata.v3.JsonToMetadata",
-            response_rules={"rules": rules},
+            # "application/json; charset=utf-8" too, which the default list lacks
+            response_rules={"rules": rules, "allow_content_types_regex": {"regex": "application/json.*"}},
         ),
         typed(
             "envoy.filters.http.sse_to_metadata",

@@ -33,6 +33,7 @@ _STRIPPED = (
     "x-api-key",
     "x-goog-api-key",
 )
+_REFUSING = ("127.0.0.1", 1)  # nothing listens on tcpmux
 IDLE = "4s"  # servers close kept connections after 5 s or more; who closes first loses no request
 
 
@@ -121,7 +122,11 @@ def _cluster(name: str, target: Target, settings: GatewaySettings, options: Json
         {"auto_config": {**http1, "http2_protocol_options": {}}} if target.tls else {"explicit_http_config": http1}
     )
     limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), _UNBOUNDED)
-    endpoint = {"endpoint": {"address": address(target.host, target.port), "hostname": target.authority}}
+    hosts = {"lb_endpoints": [_endpoint(target.host, target.port)]}
+    groups = [hosts]
+    if not is_address(target.host):
+        # a cluster without hosts is answered with 503 at once, and never falls back; one that refuses does
+        groups.append({"lb_endpoints": [_endpoint(*_REFUSING)], "priority": 1})
     return {
         "@type": API + "envoy.config.cluster.v3.Cluster",
         "name": name,
@@ -130,7 +135,7 @@ def _cluster(name: str, target: Target, settings: GatewaySettings, options: Json
         "per_connection_buffer_limit_bytes": settings.body_limit,
         # the default of three retries at once would lose requests just when a candidate fails
         "circuit_breakers": {"thresholds": [limits]},
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "load_assignment": {"cluster_name": name, "endpoints": groups},
         "typed_extension_protocol_options": {
             _OPTIONS: {
                 "@type": API + _OPTIONS,
@@ -143,6 +148,10 @@ def _cluster(name: str, target: Target, settings: GatewaySettings, options: Json
     }
 
 
+def _endpoint(host: str, port: int) -> Json:
+    return {"endpoint": {"address": address(host, port)}}
+
+
 def is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -152,14 +161,14 @@ def is_address(host: str) -> bool:
 
 
 def _discovery(target: Target, settings: GatewaySettings) -> Json:
-    """A public name with many addresses that take turns is one logical host; a Service's pods are many."""
     if is_address(target.host):
         return {"type": "STATIC"}
     found: Json = {
-        "type": "LOGICAL_DNS" if target.tls else "STRICT_DNS",
+        "type": "STRICT_DNS",
         "dns_lookup_family": "V4_PREFERRED",
         "dns_refresh_rate": "5s",
         "respect_dns_ttl": True,
+        "dns_failure_refresh_rate": {"base_interval": "1s", "max_interval": "5s"},
     }
     if settings.dns_resolver:
         host, _, port = settings.dns_resolver.rpartition(":")

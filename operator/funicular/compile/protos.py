@@ -46,7 +46,7 @@ def exact_map(source: Json, entries: Json, otherwise: Json | None = None) -> Jso
 
 def when_present(source: Json, then: Json) -> Json:
     """One entry of a matcher_list: the input has a value, whatever it is."""
-    any_value = {"safe_regex": {"regex": "(?s).*"}}
+    any_value = {"safe_regex": {"google_re2": {}, "regex": "(?s).*"}}
     return {"predicate": {"single_predicate": {"input": source, "value_match": any_value}}, "on_match": then}
 
 

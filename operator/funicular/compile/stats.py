@@ -37,7 +37,7 @@ def _outcome() -> Json:
     def to(value: str) -> Json:
         return _act(update_tag={"new_tag_value": value})
 
-    good = {"single_predicate": {"input": _VALUE, "value_match": {"safe_regex": {"regex": _GOOD}}}}
+    good = {"single_predicate": {"input": _VALUE, "value_match": {"safe_regex": {"google_re2": {}, "regex": _GOOD}}}}
     return {
         "name": "o",
         "value_format": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%;%RESPONSE_CODE%;%RESPONSE_FLAGS%",
@@ -101,9 +101,9 @@ def access_log() -> list[Json]:
         return _counter("slow", [measured, replicate, _tag("i", indicator)])
 
     tokens = [
-        _counter(name, [first, *more, candidate], f"%DYNAMIC_METADATA({SPACE}:{key})%")
-        for name, first, more in (("tokens", labels, []), ("replicate_tokens", measured, [replicate]))
-        for key, name in ((f"{kind}_tokens", f"{name}_{kind}") for kind in ("prompt", "completion"))
+        _counter(f"{name}_{kind}", [*tags, candidate], f"%DYNAMIC_METADATA({SPACE}:{kind}_tokens)%")
+        for name, tags in (("tokens", [labels]), ("replicate_tokens", [measured, replicate]))
+        for kind in ("prompt", "completion")
     ]
     return [
         _logger(

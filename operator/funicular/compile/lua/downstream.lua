@@ -90,7 +90,7 @@ function M.response(h)
   local headers = h:headers()
   local id = headers:get("x-funicular-id")
   if not id then return end
-  if sub(id, 1, 2) == "-;" then headers:remove("x-funicular-id"); return end -- no policy answered
+  if sub(id, 1, 1) == ";" then headers:remove("x-funicular-id"); return end -- no policy answered
   local state = h:streamInfo():filterState()
   local key = state:get("fun.key")
   if key then headers:replace("x-funicular-id", id .. ";" .. hash.hmac(key, id, 4)) end

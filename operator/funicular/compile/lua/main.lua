@@ -3,9 +3,8 @@
 local downstream, upstream = require "downstream", require "upstream"
 
 function envoy_on_request(h)
-  local context = h:filterContext()
-  local model = context:get("model")
-  if model then upstream.request(h, model, context) else downstream.request(h) end
+  local model = h:filterContext():get("model")
+  if model then upstream.request(h, model) else downstream.request(h) end
 end
 
 function envoy_on_response(h)

@@ -4,7 +4,8 @@ local scan = require "scan"
 local match, tonumber = string.match, tonumber
 local USAGE, OPTIONS = '{"include_usage":true}', '"stream_options":{"include_usage":true},'
 
-local function rewrite(h, headers, body, model, context)
+local function rewrite(h, headers, body, model)
+  local context = h:filterContext()
   local who, first, last, a, b, path = match(h:streamInfo():filterState():get("fun.edits"), "^(%d+) (%d+) (%d+) (%-?%d+) (%-?%d+) (.*)$")
   headers:replace(":path", context:get("path") .. path)
   headers:replace(":authority", context:get("host"))
@@ -16,9 +17,10 @@ local function rewrite(h, headers, body, model, context)
 end
 
 local M = {}
-function M.request(h, model, context)
-  local headers, body = h:headers(), h:body()
-  local done, text = pcall(rewrite, h, headers, body, model, context)
+function M.request(h, model)
+  local body = h:body()                     -- waits; objects from before are void
+  local headers = h:headers()
+  local done, text = pcall(rewrite, h, headers, body, model)
   if not done then h:logErr(text) end
   local length = body:setBytes(done and text or "{}") -- never the original: it would go out under the endpoint's name
   headers:remove("transfer-encoding")
