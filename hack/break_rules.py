@@ -77,8 +77,8 @@ BREAKS = (
     Break(
         "4 a fail is not forgotten",
         "rollout/judgement.py",
-        "if before and before.outcome == Outcome.FAIL",
-        "if before and False",
+        "return Looks(**before.memory.model_dump()) if before else Looks()",
+        "return Looks()",
     ),
     Break("4 fast burn acts at once", "rollout/classify.py", "if ramps and (alarm_applies(seen) or", "if ramps and ("),
     Break(

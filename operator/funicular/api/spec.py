@@ -342,7 +342,7 @@ class Rollout(Model):
         description="What becomes of the spec: RevertSpec, HoldSpec, or Auto (HoldSpec if git manages the object).",
     )
     false_revert_rate: float = Field(
-        default=0.01, gt=0, lt=0.5, description="Chance over the whole rollout that a good candidate is reverted."
+        default=0.01, ge=0.001, lt=0.5, description="Chance over the whole rollout that a good candidate is reverted."
     )
     false_promotion_rate: float = Field(
         default=0.05, gt=0, lt=0.5, description="Chance that a candidate worse by its margin passes an SLO."

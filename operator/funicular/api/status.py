@@ -53,6 +53,21 @@ class StepStatus(StatusModel):
     min_samples: int = Field(default=0, description="Treated requests that the step wants.")
 
 
+class LooksStatus(StatusModel):
+    """The memory of one SLO's sequential test within a step: funicular.slo.model.Looks."""
+
+    planned: float = Field(default=0, description="Effective samples at which half of the budget for a Fail is spent.")
+    done: tuple[float, ...] = Field(default=(), description="Looks for a Fail so far, as fractions of planned.")
+    failed: str = Field(default="", description="The bound that a look proved broken; final within the step.")
+    planned_pass: float = Field(
+        default=0, description="Effective samples at which half of the budget for a Pass is spent."
+    )
+    done_pass: tuple[float, ...] = Field(
+        default=(), description="Looks for a Pass so far, as fractions of plannedPass."
+    )
+    passed: tuple[str, ...] = Field(default=(), description="The bounds that a look has shown to be kept.")
+
+
 class VerdictStatus(StatusModel):
     """What the statistics say of one SLO."""
 
@@ -71,9 +86,8 @@ class VerdictStatus(StatusModel):
     )
     needed: float = Field(default=0, description="Samples expected to be enough; 0: not known.")
     tightness: float = Field(default=0, description="How near the bound it is: 0 far, 1 at it.")
-    planned: float = Field(default=0, description="Effective samples at the end of the sequential test's plan.")
-    looks: tuple[float, ...] = Field(
-        default=(), description="Information fractions at which the sequential test has looked."
+    memory: LooksStatus = Field(
+        default_factory=lambda: LooksStatus(), description="What the sequential test must not forget."
     )
     at: datetime | None = Field(default=None, description="When it was judged.")
 

@@ -243,10 +243,7 @@ def _is_news(before: Status, status: Status) -> bool:
 
 
 def _quiet(status: Status) -> Status:
-    kept = tuple(
-        VerdictStatus(slo=v.slo, outcome=v.outcome, reason=v.reason, planned=v.planned, looks=v.looks)
-        for v in status.verdicts
-    )
+    kept = tuple(VerdictStatus(slo=v.slo, outcome=v.outcome, reason=v.reason, memory=v.memory) for v in status.verdicts)
     traffic = status.traffic
     if traffic is not None:
         traffic = traffic.model_copy(update={"share": traffic.share.model_copy(update={"observed": None})})

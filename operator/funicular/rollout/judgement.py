@@ -9,17 +9,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from funicular.slo.queries import question_of
-
 from funicular.api.spec import Mode, RoutingPolicySpec, Slo
-from funicular.api.status import Status, VerdictStatus
+from funicular.api.status import LooksStatus, Status, VerdictStatus
 from funicular.api.traffic import WHOLE
 from funicular.rollout.observation import Measurements, Observation, SloMeasurement
 from funicular.slo.model import REPLICATES, Arm, ArmCounts, Budget, Looks, Outcome, Verdict
+from funicular.slo.queries import question_of
 from funicular.slo.ratio import sample_ratio
 from funicular.slo.verdicts import at_full_share, judge, split_budget
 
 SAMPLE_RATIO = "sample-ratio"
+FAST_BURN = (
+    4e-4  # of falseRevertRate: the guard looks at errors and latency, each over the whole step and its last part
+)
 DRIFT_WINDOWS_PER_BUDGET = 30  # falseRevertRate is the drift test's budget for thirty windows
 
 
@@ -86,7 +88,7 @@ def _judge_slo(
     found: Measurements,
 ) -> VerdictStatus:
     assert seen.spec is not None
-    looks = Looks(before.planned, before.looks) if before else Looks()
+    looks = remembered_looks(before)
     if measured is not None and measured.values is not None:
         return to_status(by_value(slo, measured.values), slo.mode, found.at)
     if measured is None or measured.evidence is None:
@@ -98,10 +100,7 @@ def _judge_slo(
         question, evidence = at_full_share(
             question, evidence if share else replace(evidence, holdback=evidence.control)
         )
-    verdict = judge(question, evidence, budget, looks)
-    if before and before.outcome == Outcome.FAIL and verdict.outcome is not Outcome.FAIL:
-        return before.model_copy(update={"at": found.at})  # a sequential test that has rejected has rejected
-    return to_status(verdict, slo.mode, found.at)
+    return to_status(judge(question, evidence, budget, looks), slo.mode, found.at)
 
 
 def _unmeasured(name: str, measured: SloMeasurement | None, found: Measurements) -> Verdict:
@@ -133,10 +132,14 @@ def by_value(slo: Slo, values: Mapping[Arm, float]) -> Verdict:
 
 
 def _judge_ratio(found: Measurements, share: int, before: VerdictStatus | None) -> VerdictStatus:
-    looks = Looks(before.planned, before.looks) if before else Looks()
+    looks = remembered_looks(before)
     control = found.outcomes.get(Arm.CONTROL) or ArmCounts((0.0,) * REPLICATES, (0.0,) * REPLICATES)
     verdict = sample_ratio(found.outcomes[Arm.TREATMENT], control, share, looks)
     return to_status(replace(verdict, slo=SAMPLE_RATIO), Mode.ENFORCE, found.at)
+
+
+def remembered_looks(before: VerdictStatus | None) -> Looks:
+    return Looks(**before.memory.model_dump()) if before else Looks()
 
 
 def to_status(verdict: Verdict, mode: Mode, at: datetime) -> VerdictStatus:
@@ -157,8 +160,14 @@ def to_status(verdict: Verdict, mode: Mode, at: datetime) -> VerdictStatus:
         effective_samples=round(verdict.effective_samples),
         needed=round(verdict.needed),
         tightness=short(verdict.tightness) or 0.0,
-        planned=short(verdict.looks.planned) or 0.0,
-        looks=tuple(float(f"{x:.6g}") for x in verdict.looks.done),
+        memory=LooksStatus(
+            planned=verdict.looks.planned,
+            done=verdict.looks.done,
+            failed=verdict.looks.failed,
+            planned_pass=verdict.looks.planned_pass,
+            done_pass=verdict.looks.done_pass,
+            passed=verdict.looks.passed,
+        ),
         at=at,
     )
 

@@ -384,14 +384,14 @@ class TestRule8EveryInstantIsCrashSafe:
         spec = make_spec(rollout={"steps": [{"share": 1, "minDuration": "1h", "minSamples": 10_000}, {"share": 100}]})
         ramp = Ramp(spec).to_step(0)
         ramp.measure(n=1000)
-        looks = ramp.status.verdicts[0].looks
+        looks = ramp.status.verdicts[0].memory
         restarted = Ramp(spec)
         restarted.status, restarted.now = ramp.status, ramp.now
         restarted.tick(600)
         assert restarted.status.step
         assert ramp.status.step
         assert restarted.status.step.min_until == ramp.status.step.min_until
-        assert restarted.status.verdicts[0].looks == looks
+        assert restarted.status.verdicts[0].memory == looks
 
     def test_a_late_tick_takes_one_step_not_several(self) -> None:
         ramp = Ramp().to_step(0)
