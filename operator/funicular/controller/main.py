@@ -87,6 +87,10 @@ class Operator:
         if self.elector is not None:
             self.elector.stop()
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopped.is_set()
+
     async def run(self) -> None:
         """Until `stop`: then the Lease has been released."""
         settings = self.settings
@@ -199,6 +203,8 @@ class _Term:
             async with asyncio.timeout(STOP_SECONDS - 0.5):
                 await kopf.stop()
         except TimeoutError:
+            if self._operator.is_stopping:  # the thread ends with the process
+                return
             log.critical("kopf did not end within %.1f s: leaving the process", STOP_SECONDS - 0.5)
             self._operator.exit_process(1)
 

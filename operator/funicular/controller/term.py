@@ -43,6 +43,7 @@ class KopfThread:
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
+        self._cancel: Callable[[], object] | None = None
         self._sessions: list[aiohttp.ClientSession] = []
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
@@ -61,16 +62,31 @@ class KopfThread:
         raise TermEnded("kopf ended by itself") from self._failure
 
     async def stop(self) -> None:
-        """Returns when the thread has ended: the caller sets the limit."""
+        """Returns when the thread has ended: the caller sets the limit. kopf that is told to stop while it still logs in, or
+        while the API server is away, would go on trying for seconds: it is first given a moment, and then cancelled."""
+        if not await self._ends_within(0.0) and not self.ready.is_set():
+            await self._ends_within(0.5)
         self._stop.set()
+        if not await self._ends_within(2.0) and self._cancel is not None:
+            self._cancel()
         if self.is_alive:
             await self._ended.wait()
+
+    async def _ends_within(self, seconds: float) -> bool:
+        if not self.is_alive:
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._operate())
-        except BaseException as exc:
+        except BaseException as exc:  # CancelledError of our own too: this is the thread's end
             self._failure = exc
             if not self._stop.is_set():
                 log.exception("kopf failed")
@@ -80,6 +96,9 @@ class KopfThread:
                 self._loop.call_soon_threadsafe(self._ended.set)
 
     async def _operate(self) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
         await kopf.operator(
             registry=self._registry(),
             settings=_settings(),
