@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from hack.cluster import Cluster, CommandFailed
-from tests.unit.api.bad_policies import BAD, EXAMPLES, GOOD, NULL, UNKNOWN, Bad, changed, example, put
 
 from funicular.api import crd
 from funicular.api.base import API_VERSION
 from funicular.api.lint import lint
 from funicular.api.rules import PATTERNS, RULES
+from hack.cluster import Cluster, CommandFailed
+from tests.unit.api.bad_policies import BAD, EXAMPLES, GOOD, NULL, UNKNOWN, Bad, changed, example, put
 
 Json = dict[str, Any]
 OURS = {rule.sentence for rule in RULES if rule.naming is None} | set(PATTERNS.values())

@@ -138,6 +138,8 @@ def _console(*, lines: bool = False) -> Console:
 
 
 def _print_objects(value: Any, output: Output) -> None:
+    for body in value.get("items", [value]) if isinstance(value, dict) else ():
+        body.get("metadata", {}).pop("managedFields", None)  # as kubectl: nobody reads them here
     if output is Output.JSON:
         print(json.dumps(value, indent=2))
     else:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import Field
-from tests.unit.api.bad_policies import example
 
 from funicular.api import crd, rules, spec
 from funicular.api.base import Model
 from funicular.api.policy import parse_policy
 from funicular.api.rules import PATTERNS
+from tests.unit.api.bad_policies import example
 
 Node = dict[str, Any]
 

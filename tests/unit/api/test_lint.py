@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from tests.unit.api.bad_policies import BAD, EXAMPLES, GOOD, NULL, UNKNOWN, Bad, Spec, changed, example, put
 
 from funicular.api.crd import schema
 from funicular.api.lint import lint, with_defaults
 from funicular.api.rules import PATTERNS, RULES, TRANSITIONS
+from tests.unit.api.bad_policies import BAD, EXAMPLES, GOOD, NULL, UNKNOWN, Bad, Spec, changed, example, put
 
 
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.id) for bad in (*BAD, *UNKNOWN, NULL)])
