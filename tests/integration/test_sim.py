@@ -14,13 +14,13 @@ import openai
 import orjson
 import pytest
 import xxhash
+
+from funicular.classifier.http1 import Exchange, Registry
 from hack.sim.load import Load, provider_failures
 from hack.sim.load_thread import LoadThread
 from hack.sim.outcomes import Failure, Results, Step
 from hack.sim.processes import Running, free_port, provider
 from hack.sim.users import Habits, Population
-
-from funicular.classifier.http1 import Exchange, Registry
 
 KEY = "sk-simulated"
 ASK: list[Any] = [{"role": "user", "content": "Where is my order 40017?"}]
@@ -328,7 +328,7 @@ async def test_votes_reach_the_gateway_and_follow_quality() -> None:
 
 
 async def test_too_many_in_flight_is_the_load_generators_own_fault(model: Running) -> None:
-    model.post("/admin/faults", {"latency_ms": 300})
+    model.post("/admin/faults", {"latency_ms": 1500})
     load = Load(Population(client_key=KEY), [model.url], rate=2_000.0, most_in_flight=5)
     results = await load.run(requests=50)
     assert sum(o.failure is Failure.NOT_SENT for o in results.outcomes) == 45

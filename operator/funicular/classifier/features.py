@@ -95,8 +95,12 @@ def extract(text: str) -> Features:
         return Features(nothing, nothing, kinds)
     first = int(starts[0])
     tail = folded[first:]
-    positions = np.arange(tail.size) - np.repeat(starts - first, np.diff(starts, append=folded.size))
-    terms = tail * POWERS[np.minimum(positions, LONGEST_WORD)]  # separators are 0 and add nothing
-    hashes = _mix(np.add.reduceat(terms, starts - first, dtype=np.uint32))
+    starts -= first
+    bounds = np.empty(starts.size + 1, starts.dtype)
+    bounds[:-1] = starts
+    bounds[-1] = tail.size
+    positions = np.arange(tail.size) - starts.repeat(bounds[1:] - bounds[:-1])
+    terms = tail * POWERS.take(positions, mode="clip")  # separators are 0 and add nothing
+    hashes = _mix(np.add.reduceat(terms, starts, dtype=np.uint32))
     pairs = _mix(hashes[:-1] * np.uint32(31) + hashes[1:])
     return Features(hashes & np.uint32(WORDS - 1), pairs & np.uint32(PAIRS - 1), kinds)

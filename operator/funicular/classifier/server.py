@@ -232,8 +232,10 @@ async def run(
     await stopping.wait()
     # Still serving, but not ready and with `connection: close`: gateways move away before the port is gone.
     app.draining = registry.draining = True
+    myself = asyncio.current_task()
+    assert myself is not None
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, loop.stop)  # a second signal ends it at once
+        loop.add_signal_handler(number, myself.cancel)  # a second signal ends it at once
     if settings.drain:
         await asyncio.sleep(settings.drain)
     server.close()
@@ -252,7 +254,7 @@ def serve(host: str = "0.0.0.0", port: int = 8080, model: str | Path | None = No
     except OSError as error:
         log.error("cannot listen on %s:%d: %s", host, port, error.strerror or error)
         return 1
-    except RuntimeError as error:
-        if "stopped before" not in str(error):
-            raise
+    except asyncio.CancelledError:
+        log.warning("ended before every request was answered: a second signal came")
+        return 1
     return 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from hack.sim.faults import Bucket, Fate, Faults, draw_delay, draw_fate
 from pydantic import ValidationError
+
+from hack.sim.faults import Bucket, Fate, Faults, draw_delay, draw_fate
 
 
 def shares(faults: Faults, *, stream: bool = False, n: int = 20_000) -> dict[Fate, float]:

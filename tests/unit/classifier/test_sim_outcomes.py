@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+
 from hack.sim.outcomes import AnswerId, Failure, Outcome, Results, Step
 
 

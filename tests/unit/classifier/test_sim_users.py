@@ -6,9 +6,9 @@ from collections import Counter
 
 import orjson
 import pytest
-from hack.sim.users import Habits, Place, Population
 
 from funicular.classifier.made_prompts import make_prompts
+from hack.sim.users import Habits, Place, Population
 
 
 def test_the_same_seed_asks_the_same() -> None:
