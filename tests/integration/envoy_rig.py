@@ -79,9 +79,9 @@ class Upstreamer:
     async def start(self, tls: ssl.SSLContext | None = None) -> Upstreamer:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._serve)
-        self.runner = web.AppRunner(app, access_log=None)
+        self.runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", self.port, shutdown_timeout=0.1, ssl_context=tls)
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port, ssl_context=tls)
         await site.start()
         self.port = self.runner.addresses[0][1]
         return self
