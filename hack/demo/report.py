@@ -23,7 +23,16 @@ def write(found: Findings, out: Path) -> Json:
     numbers = as_json(found)
     (out / "report.json").write_text(json.dumps(numbers, indent=2) + "\n")
     (out / "report.html").write_text(_page(found, numbers))
+    _write_timeline(found, out / "timeline.jsonl")
     return numbers
+
+
+def _write_timeline(found: Findings, path: Path) -> None:
+    """Every version of the policy's status that was seen, one a line: for whoever wants to know why."""
+    with path.open("w") as file:
+        for it in found.run.timeline.seen:
+            line = {"at": it.at, "generation": it.generation, "status": it.status.model_dump(mode="json", by_alias=True)}
+            file.write(json.dumps(line) + "\n")
 
 
 def _page(found: Findings, numbers: Json) -> str:
