@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from kubernetes.config import kube_config
 
 from funicular.adapters.kube import KubeClient, discover, path_of
 from funicular.agent.metrics import AgentMetrics
@@ -206,7 +207,7 @@ def main() -> int:
     parser.add_argument("--existing", action="store_true", help="the pods exist already")
     options = parser.parse_args()
     if options.kubeconfig:
-        os.environ["KUBECONFIG"] = options.kubeconfig
+        os.environ["KUBECONFIG"] = kube_config.KUBE_CONFIG_DEFAULT_LOCATION = options.kubeconfig  # read at its import
     uvloop.run(run(options))
     return 0
 

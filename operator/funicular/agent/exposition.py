@@ -28,11 +28,12 @@ HELP = {
     ),
     "funicular_decisions_total": ("counter", "What the classifier's answer came to, and why."),
     "funicular_feedback_total": ("counter", "Feedback by candidate."),
-    "funicular_rating_sum": ("counter", "Sum of ratings from 0 to 1."),
-    "funicular_rating_count": ("counter", "Number of ratings."),
+    "funicular_rating": ("summary", "Ratings from 0 to 1: their sum and number."),
     "funicular_agent_traffic_version": ("gauge", "The version of a policy's traffic that this pod acknowledged."),
     "funicular_agent_share": ("gauge", "The acknowledged share, in basis points."),
 }
+
+PARTS = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 
 
 def label_text(labels: Mapping[str, str]) -> str:
@@ -65,7 +66,7 @@ class Families:
     def render(self) -> str:
         lines: list[str] = []
         for name, (kind, text) in HELP.items():
-            parts = (name,) if kind != "histogram" else (f"{name}_bucket", f"{name}_sum", f"{name}_count")
+            parts = [name + part for part in PARTS.get(kind, ("",))]
             if not any(part in self.samples for part in parts):
                 continue
             lines.append(f"# HELP {name} {text}\n# TYPE {name} {kind}\n")

@@ -278,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        if list(arguments if arguments is not None else sys.argv[1:])[:1] == ["bootstrap"]:
+        if "bootstrap" in (sys.argv[1:] if arguments is None else arguments):
             write_bootstrap(settings)
             return 0
         uvloop.run(serve(settings))
