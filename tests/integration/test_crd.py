@@ -18,7 +18,19 @@ from funicular.api.base import API_VERSION
 from funicular.api.lint import lint
 from funicular.api.rules import PATTERNS, RULES
 from hack.cluster import Cluster, CommandFailed
-from tests.unit.api.bad_policies import BAD, EXAMPLES, GOOD, NULL, UNKNOWN, Bad, changed, example, put
+from tests.unit.api.bad_policies import (
+    BAD,
+    EXAMPLES,
+    GOOD,
+    NAME_SENTENCE,
+    NAMED,
+    NULL,
+    UNKNOWN,
+    Bad,
+    changed,
+    example,
+    put,
+)
 
 Json = dict[str, Any]
 OURS = {rule.sentence for rule in RULES if rule.naming is None} | set(PATTERNS.values())
@@ -110,6 +122,11 @@ def test_the_api_server_refuses_with_the_same_sentence_as_lint(shared: Api, bad:
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.id) for bad in UNKNOWN])
 def test_the_api_server_refuses_an_unknown_field_where_validation_is_strict(shared: Api, bad: Bad) -> None:
     assert f'unknown field "{bad.field}"' in shared.dry(changed(bad.change))
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, id=what) for what, name in NAMED])
+def test_the_api_server_refuses_a_name_that_no_service_can_have(shared: Api, name: str) -> None:
+    assert f"metadata.name: Invalid value: {NAME_SENTENCE}" in shared.dry(example(name))
 
 
 @pytest.mark.parametrize("change", [pytest.param(change, id=name) for name, change in GOOD])

@@ -222,7 +222,11 @@ def schema() -> Json:
         "properties": {
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
             "kind": {"type": "string", "description": KIND},
-            "metadata": {"type": "object"},
+            # The server knows its fields; named here so that a rule can point at it.
+            "metadata": {
+                "type": "object",
+                "properties": {"name": {"type": "string", "description": "Name of the policy."}},
+            },
             "spec": _Structural(RoutingPolicySpec, "spec").make(
                 "What a person declares: who may answer the endpoint, how a request chooses, and what must hold."
             ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -29,7 +28,6 @@ Schema = Mapping[str, Any]
 
 _RULES: Mapping[tuple[str, str], Rule] = {(rule.cel, rule.sentence): rule for rule in RULES}
 _PATTERN_OF: Mapping[str, str] = {sentence: pattern for pattern, sentence in PATTERNS.items()}
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _REQUIRED = "is required: add it"
 _MAPS = ("routes", "requests", "limits", "matchLabels")
 
@@ -52,11 +50,13 @@ def lint(manifest: Any) -> tuple[Finding, ...]:
     found = list(_of_the_head(manifest))
     if found:
         return tuple(found)
-    spec_schema = schema()["properties"]["spec"]
-    spec = with_defaults(manifest["spec"], spec_schema)
-    ruled = [*_nulls(spec, spec_schema, "spec"), *_broken_rules(spec, spec_schema, "spec")]
+    completed = with_defaults({key: manifest[key] for key in ("metadata", "spec")}, schema())
+    ruled = [
+        *_nulls(completed["spec"], schema()["properties"]["spec"], "spec"),
+        *_broken_rules(completed, schema(), ""),
+    ]
     said = {finding.field for finding in ruled}
-    typed = [finding for finding in _broken_types(spec) if finding.field not in said]
+    typed = [finding for finding in _broken_types(completed["spec"]) if finding.field not in said]
     return tuple(dict.fromkeys([*typed, *ruled]))
 
 
@@ -84,8 +84,8 @@ def _of_the_head(manifest: Json) -> Iterator[Finding]:
         yield Finding("kind", f"must be {KIND}")
     metadata = manifest.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        yield Finding("metadata.name", "must be a name of lower-case letters, digits, '-' and '.'")
+    if not isinstance(name, str):
+        yield Finding("metadata.name", _REQUIRED)
     if not isinstance(manifest.get("spec"), dict):
         yield Finding("spec", _REQUIRED)
     for extra in sorted(map(str, manifest.keys() - {"apiVersion", "kind", "metadata", "spec", "status"})):
@@ -96,7 +96,7 @@ def _children(value: Any, node: Schema, path: str) -> Iterator[tuple[Any, Schema
     if isinstance(value, dict) and "properties" in node:
         for name, child in node["properties"].items():
             if name in value:
-                yield value[name], child, f"{path}.{name}"
+                yield value[name], child, f"{path}.{name}".lstrip(".")
     elif isinstance(value, dict) and "additionalProperties" in node:
         for name, item in value.items():
             yield item, node["additionalProperties"], f"{path}[{name}]"
@@ -116,7 +116,7 @@ def _broken_rules(value: Any, node: Schema, path: str) -> Iterator[Finding]:
     for written in node.get("x-kubernetes-validations", ()):
         sentence = _judged(written, value)
         if sentence is not None:
-            yield Finding(path + written.get("fieldPath", ""), sentence)
+            yield Finding((path + written.get("fieldPath", "")).lstrip("."), sentence)
     for item, child, where in _children(value, node, path):
         yield from _broken_rules(item, child, where)
 

@@ -69,6 +69,7 @@ PATTERNS: Mapping[str, str] = {
 """A sentence for each pattern of the models; crd.py makes a rule of it instead of the schema's `pattern`."""
 
 LABEL = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+POLICY_NAME = r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
 LATENCY = ("LatencyP50", "LatencyP95", "LatencyP99", "TimeToFirstToken")
 BOUNDS = ("max", "min", "allowedIncrease", "allowedDecrease", "allowedFromBaseline")
 
@@ -560,7 +561,18 @@ PROMETHEUS = (
     ),
 )
 
-RULES: tuple[Rule, ...] = (*CANDIDATES, *STRATEGY, *ASSIGNMENT, *SLOS, *ROLLOUT, *PROMETHEUS)
+OBJECT = (
+    Rule(
+        on=KIND,
+        member="metadata.name",
+        cel=f"self.metadata.name.matches({raw(POLICY_NAME)})",
+        sentence="a policy's name has at most 40 lower-case letters, digits and '-' and begins with a letter: the "
+        "classifier's Service is named after it",
+        holds=lambda policy: matches(POLICY_NAME, policy["metadata"]["name"]),
+    ),
+)
+
+RULES: tuple[Rule, ...] = (*OBJECT, *CANDIDATES, *STRATEGY, *ASSIGNMENT, *SLOS, *ROLLOUT, *PROMETHEUS)
 
 
 # ---- updates -------------------------------------------------------------------------------------------------------

@@ -52,6 +52,14 @@ def put(path: str, value: Any) -> Callable[[Spec], None]:
     return change
 
 
+NAMED = (
+    ("a name of 41 characters", "a" * 41),
+    ("a name with a dot", "support.chat"),
+    ("a name that begins with a digit", "1st-chat"),
+)
+NAME_SENTENCE = "a policy's name has at most 40 lower-case letters, digits and '-' and begins with a letter"
+
+
 def drop(path: str) -> Callable[[Spec], None]:
     def change(spec: Spec) -> None:
         *parents, last = path.split(".")

@@ -8,7 +8,20 @@ import yaml
 from funicular.api.crd import schema
 from funicular.api.lint import lint, with_defaults
 from funicular.api.rules import PATTERNS, RULES, TRANSITIONS
-from tests.unit.api.bad_policies import BAD, EXAMPLES, GOOD, NULL, UNKNOWN, Bad, Spec, changed, example, put
+from tests.unit.api.bad_policies import (
+    BAD,
+    EXAMPLES,
+    GOOD,
+    NAME_SENTENCE,
+    NAMED,
+    NULL,
+    UNKNOWN,
+    Bad,
+    Spec,
+    changed,
+    example,
+    put,
+)
 
 
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.id) for bad in (*BAD, *UNKNOWN, NULL)])
@@ -29,8 +42,16 @@ def test_the_examples_are_good(file) -> None:
     assert lint(yaml.safe_load(file.read_text())) == ()
 
 
+@pytest.mark.parametrize("name", [pytest.param(name, id=what) for what, name in NAMED])
+def test_lint_refuses_a_name_that_no_service_can_have(name: str) -> None:
+    (finding,) = lint(example(name))
+    assert finding.field == "metadata.name"
+    assert finding.sentence.startswith(NAME_SENTENCE)
+
+
 def test_every_rule_and_every_pattern_refuses_something_in_the_table() -> None:
-    said = {finding.sentence for bad in BAD for finding in lint(changed(bad.change))}
+    bodies = [changed(bad.change) for bad in BAD] + [example(name) for _, name in NAMED]
+    said = {finding.sentence for body in bodies for finding in lint(body)}
     silent = [rule.sentence for rule in RULES if rule.naming is None and rule.sentence not in said]
     silent += [sentence for sentence in PATTERNS.values() if sentence not in said]
     assert silent == []
@@ -53,7 +74,7 @@ def test_a_fault_in_one_place_hides_no_fault_in_another() -> None:
         pytest.param([], "<manifest>", id="a list"),
         pytest.param({**example(), "apiVersion": "v1"}, "apiVersion", id="another version"),
         pytest.param({**example(), "kind": "Routingpolicy"}, "kind", id="a misspelt kind"),
-        pytest.param({**example(), "metadata": {"name": "A"}}, "metadata.name", id="a name in capitals"),
+        pytest.param({**example(), "metadata": {}}, "metadata.name", id="no name"),
         pytest.param({**example(), "spec": None}, "spec", id="no spec"),
         pytest.param({**example(), "sepc": {}}, "sepc", id="a misspelt member"),
     ],
