@@ -209,7 +209,7 @@ class Rig:
         self.prepare(*policies)
         arguments = [ENVOY, "-c", str(self.folder / "bootstrap.json"), "--use-dynamic-base-id", "-l", "error"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: ASYNC220
                 [*arguments, "--concurrency", "1"], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         for _ in range(1000):
@@ -244,7 +244,9 @@ class Rig:
         async with self.session.request(method, url) as answer:
             return await answer.text()
 
-    async def call(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
+    async def call(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
         all_headers = {"content-type": "application/json", **(headers or {})}
         async with self.session.request(method, self.url + path, data=body, headers=all_headers) as answer:
             return Answer(answer.status, {k.lower(): v for k, v in answer.headers.items()}, await answer.read())
@@ -253,7 +255,11 @@ class Rig:
         return await self.call("GET", path)
 
     async def chat(
-        self, unit: str | None = None, model: str = "support-chat", headers: dict[str, str] | None = None, **members: Any
+        self,
+        unit: str | None = None,
+        model: str = "support-chat",
+        headers: dict[str, str] | None = None,
+        **members: Any,
     ) -> Answer:
         body = json.dumps({"messages": [{"role": "user", "content": "hello"}], "model": model, **members}).encode()
         named = {"x-user-id": unit} if unit is not None else {}

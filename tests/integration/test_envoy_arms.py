@@ -16,7 +16,8 @@ from aiohttp import web
 
 from funicular.api.spec import UnitSource
 from funicular.api.traffic import Route, Traffic
-from funicular.compile import Arm, arm_of, replicate_of
+from funicular.compile import Arm, arm_of, replicate_of, share_layer
+from funicular.compile.ack import SHARES
 from tests.integration.envoy_rig import KEY, Rig, Upstreamer, rig, total
 from tests.unit.compile.builders import make_classifier, make_policy, make_route, make_traffic, make_upstream
 
@@ -61,9 +62,7 @@ async def test_arm_and_replicate_are_what_python_computes_at_every_share(gateway
     for share in (0, 100, 1000, 5000, 10_000):
         await gateway.share(share)
         found = await arms_of(gateway, units)
-        expected = [
-            (str(arm_of(unit, "shop", "support", traffic, share)), str(replicate_of(unit))) for unit in units
-        ]
+        expected = [(str(arm_of(unit, "shop", "support", traffic, share)), str(replicate_of(unit))) for unit in units]
         assert found == expected
         now = {unit for unit, (arm, _) in zip(units, found, strict=True) if arm == Arm.TREATMENT}
         assert treated <= now, "nobody leaves the treatment on the way up"
@@ -77,9 +76,6 @@ async def test_a_share_of_another_revision_treats_nobody(gateway: Rig) -> None:
     await ramp(gateway, 10_000)
     policy = gateway.policies[0]
     layer = {policy.share_key + "x": 10_000}
-    from funicular.compile import share_layer
-    from funicular.compile.ack import SHARES
-
     await gateway.taken({SHARES: gateway.write("runtime/runtime", [share_layer(layer)])})
     assert "treatment" not in {arm for arm, _ in await arms_of(gateway, [f"u{i}" for i in range(100)])}
 
@@ -141,7 +137,12 @@ async def test_an_answers_id_can_be_verified_and_names_who_answered(gateway: Rig
 
 async def test_what_a_client_claims_in_our_headers_is_ignored(gateway: Rig) -> None:
     traffic, _, mini = await ramp(gateway)
-    spoofed = {"x-funicular-label": "easy", "X-Funicular-Candidate": "mini", "x-funicular-id": "a/b;c;d", "x-funicular-x": "y"}
+    spoofed = {
+        "x-funicular-label": "easy",
+        "X-Funicular-Candidate": "mini",
+        "x-funicular-id": "a/b;c;d",
+        "x-funicular-x": "y",
+    }
     for unit in ("u1", "u2", "u3", None):
         answer = await gateway.chat(unit, headers=spoofed)
         assert answer.arm == str(arm_of(unit, "shop", "support", traffic, 0))
@@ -175,7 +176,9 @@ def labelled(label: str, status: int = 200) -> Any:
 async def test_the_classifier_decides_and_sees_the_body_but_no_key(gateway: Rig) -> None:
     frontier, mini, classifier = await classified(gateway)
     classifier.handler = labelled("easy")
-    answer = await gateway.chat("alice", headers={"authorization": "Bearer client", "cookie": "a=b"}, secret_number=2**70)
+    answer = await gateway.chat(
+        "alice", headers={"authorization": "Bearer client", "cookie": "a=b"}, secret_number=2**70
+    )
     assert (answer.arm, answer.candidate) == ("treatment", "mini")
     asked = classifier.seen[0]
     assert (asked.method, asked.path) == ("POST", "/base/v1/classify")
@@ -214,7 +217,9 @@ async def aborts(request: web.Request) -> web.Response:
         pytest.param("refused", "no_answer", id="nobody listens"),
     ],
 )
-async def test_whatever_is_wrong_with_the_classifier_the_baseline_answers(gateway: Rig, handler: Any, reason: str) -> None:
+async def test_whatever_is_wrong_with_the_classifier_the_baseline_answers(
+    gateway: Rig, handler: Any, reason: str
+) -> None:
     _, mini, classifier = await classified(gateway)
     if handler == "refused":
         await classifier.stop()

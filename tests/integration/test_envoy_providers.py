@@ -35,9 +35,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Rig]:
 async def all_to_mini(gateway: Rig, url: str = "", path: str = "", **mini_fields: Any) -> tuple[Upstreamer, Upstreamer]:
     frontier, mini = await gateway.upstream("frontier"), await gateway.upstream("mini")
     first = make_upstream("frontier", frontier.url, credentials=make_credentials("first", "x-first-key", "Key "))
-    second = make_upstream(
-        "mini", url or f"http://127.0.0.1:{mini.port}{path}", **{"timeout": "400ms", **mini_fields}
-    )
+    second = make_upstream("mini", url or f"http://127.0.0.1:{mini.port}{path}", **{"timeout": "400ms", **mini_fields})
     stable, candidate = make_route("aaaa", first), make_route("bbbb", first, second, single="mini")
     await gateway.start(make_policy(make_traffic(stable, candidate, 10_000)))
     return frontier, mini
@@ -195,7 +193,9 @@ def authority(folder: Path, *names: str) -> ssl.SSLContext:
     """A private CA (folder/ca.pem) and a server certificate for `names`."""
     now = datetime.now(UTC)
 
-    def certificate(subject: str, key: Any, issuer: str, signer: Any, *extensions: tuple[Any, bool]) -> x509.Certificate:
+    def certificate(
+        subject: str, key: Any, issuer: str, signer: Any, *extensions: tuple[Any, bool]
+    ) -> x509.Certificate:
         builder = x509.CertificateBuilder(
             issuer_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]),
             subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]),
@@ -210,9 +210,7 @@ def authority(folder: Path, *names: str) -> ssl.SSLContext:
 
     root, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = certificate("root", root, "root", root, (x509.BasicConstraints(ca=True, path_length=None), True))
-    alternatives = [
-        x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names
-    ]
+    alternatives = [x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names]
     leaf = certificate("server", key, "root", root, (x509.SubjectAlternativeName(alternatives), False))
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     private = key.private_bytes(
@@ -233,7 +231,9 @@ def authority(folder: Path, *names: str) -> ssl.SSLContext:
         pytest.param(("127.0.0.2",), "127.0.0.1", "frontier", id="a certificate for another address"),
     ],
 )
-async def test_providers_behind_tls_are_verified(tmp_path: Path, names: tuple[str, ...], host: str, answers: str) -> None:
+async def test_providers_behind_tls_are_verified(
+    tmp_path: Path, names: tuple[str, ...], host: str, answers: str
+) -> None:
     context = authority(tmp_path, *names)
     async with rig(tmp_path / "envoy", ca_file=str(tmp_path / "ca.pem")) as gateway:
         secure = await gateway.upstream("mini", context)
@@ -273,7 +273,9 @@ async def test_streams_come_through_piece_by_piece_and_their_tokens_are_counted(
     gate = asyncio.Event()
     pieces = [event("a"), event("b"), event("c"), USAGE + b"data: [DONE]\n\n"]
     mini.handler = stream(gate, pieces)
-    body = json.dumps({"model": "support-chat", "stream": True, "user": "alice", "stream_options": {"include_usage": True}})
+    body = json.dumps(
+        {"model": "support-chat", "stream": True, "user": "alice", "stream_options": {"include_usage": True}}
+    )
     found = []
     async with gateway.session.post(gateway.url + "/v1/chat/completions", data=body.encode()) as answer:
         assert answer.headers["x-funicular-id"].split(";")[3] == "mini"

@@ -14,7 +14,8 @@ import xxhash
 from funicular.api.traffic import WHOLE, Traffic
 
 REPLICATES = 64
-REPLICATE_SEED = 0x66756E6963756C61  # no arm uses it, so replicates are independent of arms; lua/downstream.lua has it too
+# No arm uses it, so replicates are independent of arms. lua/downstream.lua has it too.
+REPLICATE_SEED = 0x66756E6963756C61
 
 
 class Arm(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from funicular.compile.inputs import ID_KEY, GatewaySettings, Json
-from funicular.compile.protos import API, SPACE, address, file_source, lua, sds, typed
+from funicular.compile.protos import SPACE, address, file_source, lua, sds, typed
 from funicular.compile.replies import local_replies
 from funicular.compile.routes import EXT_AUTHZ, NAME
 from funicular.compile.shares import LAYER
@@ -27,7 +27,10 @@ def bootstrap(settings: GatewaySettings) -> Json:
         },
         "layered_runtime": {
             "layers": [
-                {"name": LAYER, "rtds_layer": {"name": LAYER, "rtds_config": file_source(settings, "runtime", "runtime")}}
+                {
+                    "name": LAYER,
+                    "rtds_layer": {"name": LAYER, "rtds_config": file_source(settings, "runtime", "runtime")},
+                }
             ]
         },
         "stats_flush_interval": "1s",
@@ -128,7 +131,9 @@ def _tokens() -> list[Json]:
         for kind in ("prompt", "completion")
     ]
     parser = typed(
-        "envoy.content_parsers.json", "content_parsers.json.v3.JsonContentParser", rules=[{"rule": rule} for rule in rules]
+        "envoy.content_parsers.json",
+        "content_parsers.json.v3.JsonContentParser",
+        rules=[{"rule": rule} for rule in rules],
     )
     return [
         typed(
@@ -179,6 +184,3 @@ def _metrics(settings: GatewaySettings) -> Json:
         "address": address(settings.listen_host, settings.stats_port),
         "filter_chains": [{"filters": [manager]}],
     }
-
-
-__all__ = ["API", "bootstrap"]

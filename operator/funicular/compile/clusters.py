@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 
-from funicular.api.traffic import Route, Upstream
+from funicular.api.traffic import Upstream
 from funicular.compile.inputs import (
     GatewaySettings,
     Json,
@@ -122,8 +122,7 @@ def _cluster(name: str, target: Target, settings: GatewaySettings, options: Json
         {"auto_config": {**http1, "http2_protocol_options": {}}} if target.tls else {"explicit_http_config": http1}
     )
     limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), _UNBOUNDED)
-    hosts = {"lb_endpoints": [_endpoint(target.host, target.port)]}
-    groups = [hosts]
+    groups: list[Json] = [{"lb_endpoints": [_endpoint(target.host, target.port)]}]
     if not is_address(target.host):
         # a cluster without hosts is answered with 503 at once, and never falls back; one that refuses does
         groups.append({"lb_endpoints": [_endpoint(*_REFUSING)], "priority": 1})

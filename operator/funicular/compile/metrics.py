@@ -116,7 +116,9 @@ def _histogram(name: str, labels: Mapping[str, str]) -> Sample | None:
     return Sample(f"{family}_{part}", found, 0.001 if part == "sum" else 1.0)
 
 
-def zeros(namespace: str, policy: str, revision: str, arms: Iterable[str], indicators: Iterable[str]) -> Iterator[Sample]:
+def zeros(
+    namespace: str, policy: str, revision: str, arms: Iterable[str], indicators: Iterable[str]
+) -> Iterator[Sample]:
     """The series that must exist from the start: the first event of a window is lost between no value and one."""
     indicators = tuple(indicators)
     for arm in arms:

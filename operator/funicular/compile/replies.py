@@ -8,7 +8,9 @@ from funicular.compile.inputs import Json
 from funicular.compile.protos import typed
 
 ROUTE = "envoy.config.route.v3.Route"
-JSON_TYPE = [{"header": {"key": "content-type", "value": "application/json"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+JSON_TYPE = [
+    {"header": {"key": "content-type", "value": "application/json"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+]
 _TEXTS = {
     413: ("invalid_request_error", "request_too_large", "The body is larger than this gateway allows."),
     503: ("server_error", "upstream_unavailable", "No candidate of this endpoint could be reached."),

@@ -11,7 +11,7 @@ from funicular.compile.protos import NO_UNIT, REPLICATE, SPACE, typed
 
 PREFIX = "funicular"
 DURATION_BOUNDS = ("LatencyP50", "LatencyP95", "LatencyP99")
-FIRST_TOKEN = "TimeToFirstToken"
+FIRST_TOKEN = "TimeToFirstToken"  # noqa: S105
 BUCKETS = (5, 10, 25, 50, 100, 250, 500, 1000, 2000, 4000, 8000, 15000, 30000, 60000)  # milliseconds
 # One attempt, an answer below 500 that is not 429, and no flag but of a client that went away.
 _GOOD = r"[-01]*;(0|[123]\d\d|4[013-9]\d|42[0-8]);(-|DC|DPE|DC,DPE)"
@@ -52,7 +52,9 @@ def _route(key: str, name: str, *, needed: bool = True) -> Json:
     return _tag(name, f"%METADATA(ROUTE:{SPACE}:{key})%", needed=needed)
 
 
-def _logger(counters: list[Json] | None = None, histograms: list[Json] | None = None, only_if: Json | None = None) -> Json:
+def _logger(
+    counters: list[Json] | None = None, histograms: list[Json] | None = None, only_if: Json | None = None
+) -> Json:
     config = typed(
         "envoy.access_loggers.stats",
         "access_loggers.stats.v3.Config",
@@ -94,7 +96,7 @@ def access_log() -> list[Json]:
     attempts = _tag("a", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%")
     no_unit = _tag("n", f"%FILTER_STATE({NO_UNIT}:PLAIN)%")
     code = _tag("s", "%RESPONSE_CODE%")
-    first_token = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%"
+    until_body = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%"
     bound = f'xds.route_metadata.filter_metadata["{SPACE}"]["%s"]'
 
     def slow(indicator: str) -> Json:
@@ -114,10 +116,15 @@ def access_log() -> list[Json]:
             ],
             [_histogram("duration", "%DURATION%")],
         ),
-        _logger(histograms=[_histogram("first_token", first_token)], only_if=_cel('response.code_details == "via_upstream"')),
+        _logger(
+            histograms=[_histogram("first_token", until_body)], only_if=_cel('response.code_details == "via_upstream"')
+        ),
         _logger(tokens, only_if=_present("completion_tokens")),
         _logger([slow(FIRST_TOKEN)], only_if=_present("late")),
-        *(_logger([slow(name)], only_if=_cel(f"request.duration > duration({bound % name})")) for name in DURATION_BOUNDS),
+        *(
+            _logger([slow(name)], only_if=_cel(f"request.duration > duration({bound % name})"))
+            for name in DURATION_BOUNDS
+        ),
     ]
 
 

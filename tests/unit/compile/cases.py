@@ -31,7 +31,10 @@ GOLDEN = Path(__file__).parent / "golden"
 FRONTIER = make_upstream("frontier", "https://api.example.com/v1", credentials=make_credentials("openai"))
 MINI = make_upstream("mini", "http://vllm.models:8000", timeout="5s")
 OTHER_MINI = make_upstream(
-    "mini", "https://10.1.2.3:8443/openai/v1", model='say "mini"', credentials=make_credentials("other", "x-api-key", "")
+    "mini",
+    "https://10.1.2.3:8443/openai/v1",
+    model='say "mini"',
+    credentials=make_credentials("other", "x-api-key", ""),
 )
 BASELINE_ONLY = make_route("aaaa", FRONTIER)
 CLASSIFIED = make_route("bbbb", FRONTIER, MINI, classifier=make_classifier())

@@ -93,7 +93,10 @@ def test_the_share_stands_in_the_runtime_layer_and_nowhere_in_the_routes() -> No
 
 def test_routes_lead_only_to_clusters_that_the_policy_brings() -> None:
     frontier = make_upstream("frontier", credentials=make_credentials("a"))
-    mini, other = make_upstream("mini"), make_upstream("mini", model="newer", credentials=make_credentials("b", "x-key"))
+    mini, other = (
+        make_upstream("mini"),
+        make_upstream("mini", model="newer", credentials=make_credentials("b", "x-key")),
+    )
     stable = make_route("aaaa", frontier, mini, classifier=make_classifier())
     policy = make_policy(make_traffic(stable, make_route("bbbb", frontier, other, single="mini"), holdback=100))
     tree = policy_route(policy)

@@ -15,13 +15,25 @@ PACKED = "shop/support;bbbb;treatment"
     ("name", "labels", "family", "more"),
     [
         pytest.param(
-            "requests", {"k": PACKED, "c": "mini", "s": "503"}, "requests_total", {"candidate": "mini", "code": "5xx"}, id="code"
+            "requests",
+            {"k": PACKED, "c": "mini", "s": "503"},
+            "requests_total",
+            {"candidate": "mini", "code": "5xx"},
+            id="code",
         ),
         pytest.param(
-            "requests", {"k": PACKED, "c": "", "s": "0"}, "requests_total", {"candidate": "", "code": "0"}, id="no answer"
+            "requests",
+            {"k": PACKED, "c": "", "s": "0"},
+            "requests_total",
+            {"candidate": "", "code": "0"},
+            id="no answer",
         ),
         pytest.param(
-            "outcomes", {"m": PACKED, "r": "7", "o": "bad"}, "outcomes_total", {"replicate": "7", "outcome": "bad"}, id="bad"
+            "outcomes",
+            {"m": PACKED, "r": "7", "o": "bad"},
+            "outcomes_total",
+            {"replicate": "7", "outcome": "bad"},
+            id="bad",
         ),
         pytest.param(
             "slow",
@@ -31,7 +43,11 @@ PACKED = "shop/support;bbbb;treatment"
             id="slow",
         ),
         pytest.param(
-            "tokens_prompt", {"k": PACKED, "c": "mini"}, "tokens_total", {"candidate": "mini", "kind": "prompt"}, id="tokens"
+            "tokens_prompt",
+            {"k": PACKED, "c": "mini"},
+            "tokens_total",
+            {"candidate": "mini", "kind": "prompt"},
+            id="tokens",
         ),
         pytest.param(
             "replicate_tokens_completion",
