@@ -15,14 +15,14 @@ import prometheus_api_client.exceptions
 import pytest
 import requests.exceptions
 from aiohttp import web
-from hack.cluster import pki
-from tests.controller.fakes import NOW, FakeKube
 
 from funicular.adapters.prometheus import MEANING, PrometheusClients, vector_of
 from funicular.adapters.prometheus_access import AccessResolver, Redactor
 from funicular.adapters.secrets import Secrets
 from funicular.api.spec import Prometheus
 from funicular.errors import AccessDenied, FunicularError, InvalidQuery, MetricsUnavailable, SecretMissing
+from hack.cluster import pki
+from tests.controller.fakes import NOW, FakeKube
 
 Json = dict[str, Any]
 ONE = {

@@ -4,12 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.controller.fakes import FakeClock, FakeKube, until
 
 from funicular.api.report import LEASE, REPORT_URL
 from funicular.controller.lease import Elector, LeaseFence
 from funicular.controller.wiring import NotLeader
 from funicular.errors import ApiUnavailable
+from tests.controller.fakes import FakeClock, FakeKube, until
 
 PATH = f"/apis/coordination.k8s.io/v1/namespaces/ops/leases/{LEASE}"
 LEASE_SECONDS, RENEW = 0.6, 0.04

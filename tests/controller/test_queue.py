@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.controller.fakes import Observer, until
 
 from funicular.adapters.clock import SystemClock
 from funicular.controller.queue import FIRST_DELAY, LONGEST_DELAY, Schedule, WorkQueue, back_off
 from funicular.controller.wiring import NotLeader
 from funicular.errors import ApiUnavailable
+from tests.controller.fakes import Observer, until
 
 KEYS = st.sampled_from(["a", "b", "c", "d"])
 STEPS = st.lists(

@@ -4,8 +4,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.controller.fakes import NOW, FakeClock, FakeKube
-from tests.controller.test_store import pod, policy
 
 from funicular.api.report import AUDIENCE, REPORT_PATH, Report
 from funicular.controller.reports import ReportBook
@@ -14,6 +12,8 @@ from funicular.controller.store import ClusterStore
 from funicular.errors import ApiUnavailable
 from funicular.slo.fastburn import fast_burn
 from funicular.slo.model import REPLICATES
+from tests.controller.fakes import NOW, FakeClock, FakeKube
+from tests.controller.test_store import pod, policy
 
 Json = dict[str, Any]
 

@@ -14,10 +14,6 @@ from unittest import mock
 
 import aiohttp
 import pytest
-from hack.cluster import Cluster
-from hack.cluster.errors import CommandFailed
-from tests.builders import spec_body
-from tests.controller.fakes import until
 
 from funicular.adapters.clock import SystemClock
 from funicular.adapters.events import EventWriter
@@ -33,6 +29,10 @@ from funicular.controller.main import Operator
 from funicular.controller.wiring import NotLeader, Ports
 from funicular.errors import NotFound
 from funicular.settings import OperatorSettings
+from hack.cluster import Cluster
+from hack.cluster.errors import CommandFailed
+from tests.builders import spec_body
+from tests.controller.fakes import until
 
 Json = dict[str, Any]
 CRDS = Path(__file__).resolve().parents[2] / "crds"

@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 import yaml
 from aiohttp import web
-from hack.cluster import binaries
 
 from funicular.adapters.prometheus import PrometheusClients
 from funicular.adapters.prometheus_access import Access
 from funicular.api.spec import Prometheus
+from funicular.errors import InvalidQuery
 from funicular.slo import queries
 from funicular.slo.queries import Scope, Window
+from hack.cluster import binaries
 
 SCOPE = Scope("shop", "chat", "r1")
 LABELS = 'namespace="shop",policy="chat",revision="r1",arm="treatment"'
+MANY_TO_MANY = 'up * on() group_left() (vector(1) or label_replace(vector(1), "a", "b", "", ""))'
 
 
 class NoSecrets:
@@ -161,4 +163,31 @@ async def test_counts_are_exact_whatever_happened_to_the_pods(pods: tuple[Pods, 
         old, twice, born, gap = 30 + 6, 5 + 26, 12, 3
         assert await counted(Window(start, end, disturbed=True)) == old + twice + born + gap
         assert await counted(Window(calm, end, disturbed=True)) == 6 + twice + (12 - 7)
+        await clients.close()
+
+
+@pytest.mark.parametrize(
+    ("promql", "error", "sentence"),
+    [
+        pytest.param("sum(rate(x[5m])", InvalidQuery, "parse error", id="a query that does not parse"),
+        pytest.param("up[5m]", InvalidQuery, "range vector", id="a range vector"),
+        pytest.param(
+            'up * on() group_left() (vector(1) or label_replace(vector(1), "a", "b", "", ""))',
+            InvalidQuery,
+            "many",
+            id="many to many",
+        ),
+    ],
+)
+async def test_what_prometheus_itself_refuses(
+    pods: tuple[Pods, int], tmp_path: Path, promql: str, error: type[Exception], sentence: str
+) -> None:
+    exposed, port = pods
+    with prometheus(tmp_path, port) as url:
+        clients = PrometheusClients(NoSecrets())  # type: ignore[arg-type]
+        metrics = clients.at("shop", Prometheus(url=url))
+        await exposed.scraped()
+        with pytest.raises(error, match=sentence):
+            await metrics.query(promql, datetime.now(UTC))
+        assert await metrics.query("1 + 1", datetime.now(UTC)) == [({}, 2.0)]
         await clients.close()

@@ -144,11 +144,11 @@ class _Term:
         self._namespaces = [n.strip() for n in settings.namespaces.split(",") if n.strip()]
         self.queue = WorkQueue(clock, workers=settings.workers, observer=operator.telemetry)
         self._workloads = Classifiers(kube)
-        self.store = ClusterStore(self.queue.add, self._listen, self._workloads.vanished)
-        self.book = ReportBook(self.store, lambda key: self.queue.add(key, urgent=True), clock, fast_burn)
+        self.store = ClusterStore(self.queue.add, self._listen, self._workloads.vanished, self._gone)
+        self.book = ReportBook(self.store, self._wake, clock, fast_burn)
         self._clients = PrometheusClients(AccessResolver(Secrets(kube)), observe=operator.telemetry.query_failed)
         self.evaluator = BackgroundEvaluator(
-            self.store, self._clients, self.queue.add, clock, idle_check_seconds=settings.idle_check_seconds
+            self.store, self._clients, self._wake, clock, idle_check_seconds=settings.idle_check_seconds
         )
         self._events = EventWriter(kube, clock, settings.pod_name or "operator")
         self._feeds = Feeds(kube, self.store, self._namespaces, relist_seconds=settings.relist_seconds)
@@ -168,6 +168,14 @@ class _Term:
                 queue=self.queue,
             )
         )
+
+    def _wake(self, key: str) -> None:
+        """A report or a measurement may mean a revert: it goes before a thousand policies that were only listed again."""
+        self.queue.add(key, urgent=True)
+
+    def _gone(self, uid: str) -> None:
+        self.book.forget(uid)
+        self._workloads.forget(uid)
 
     def _listen(self, key: str, body: Json | None) -> None:
         self.evaluator.listen(key, body)

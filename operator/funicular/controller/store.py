@@ -51,7 +51,7 @@ class ClusterStore:
     """Implements wiring.Store.
 
     `requeue(key)` is called for keys whose surroundings changed; `listen(key, body)` for every policy seen or gone;
-    `workload_gone(namespace, name)` when a classifier's Deployment was deleted, by whomever.
+    `workload_gone(namespace, name)` when a classifier's Deployment was deleted, by whomever; `policy_gone(uid)`.
     """
 
     def __init__(
@@ -59,10 +59,12 @@ class ClusterStore:
         requeue: Callable[[str], None],
         listen: PolicyListener = lambda key, body: None,
         workload_gone: Callable[[str, str], None] = lambda namespace, name: None,
+        policy_gone: Callable[[str], None] = lambda uid: None,
     ) -> None:
         self._requeue = requeue
         self._listen = listen
         self._workload_gone = workload_gone
+        self._policy_gone = policy_gone
         self._policies: dict[str, _Policy] = {}
         self._by_uid: dict[str, str] = {}
         self._by_model: dict[str, set[str]] = defaultdict(set)
@@ -136,6 +138,7 @@ class ClusterStore:
         self._by_uid.pop(found.claim.uid, None)
         self._reindex(found.claim, None)
         self._listen(key, None)
+        self._policy_gone(found.claim.uid)
         self._requeue(key)
 
     def _take(self, body: Json) -> bool:
