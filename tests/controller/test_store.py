@@ -102,6 +102,15 @@ def test_a_policy_that_was_made_anew_under_its_name_survives_the_old_ones_deleti
     assert woken.store.get("shop/chat") is not None
 
 
+def test_a_list_that_was_under_way_does_not_revive_the_dead(woken: Woken) -> None:
+    woken.store.see("ADDED", policy(version=1))
+    woken.store.see("DELETED", policy(version=3))
+    woken.take()
+    woken.store.relisted([policy(version=2)], "2")
+    assert woken.store.get("shop/chat") is None
+    assert woken.take() == []
+
+
 def test_who_shares_an_endpoint_looks_again_when_the_other_goes(woken: Woken) -> None:
     woken.store.see("ADDED", policy("first", 1, "u1", created="2026-01-01T00:00:00Z"))
     woken.store.see("ADDED", policy("second", 2, "u2", created="2026-01-02T00:00:00Z"))

@@ -7,7 +7,7 @@ kopf's event about it may come in any order.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from funicular.rollout.observation import WorkloadFacts
 
 Json = dict[str, Any]
 FORGOTTEN = ("managedFields",)
+GRAVES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class ClusterStore:
         self._policy_gone = policy_gone
         self._policies: dict[str, _Policy] = {}
         self._by_uid: dict[str, str] = {}
+        self._graves: OrderedDict[str, None] = OrderedDict()  # uids: a list that was under way must not revive them
         self._by_model: dict[str, set[str]] = defaultdict(set)
         self._pods: dict[str, GatewayPod] = {}
         self._workloads: dict[tuple[str, str], tuple[str, WorkloadFacts]] = {}  # -> policy's name, facts
@@ -136,6 +138,9 @@ class ClusterStore:
             return
         del self._policies[key]
         self._by_uid.pop(found.claim.uid, None)
+        self._graves[found.claim.uid] = None
+        if len(self._graves) > GRAVES:
+            self._graves.popitem(last=False)
         self._reindex(found.claim, None)
         self._listen(key, None)
         self._policy_gone(found.claim.uid)
@@ -145,6 +150,8 @@ class ClusterStore:
         """Whether it is news."""
         key, meta = key_of(body), body["metadata"]
         known, version = self._policies.get(key), _number(meta.get("resourceVersion", ""))
+        if meta["uid"] in self._graves:
+            return False
         if known is not None and known.claim.uid != meta["uid"]:
             if version < known.version:
                 return False
