@@ -28,7 +28,7 @@ from funicular.rollout.actions import (
 from funicular.rollout.classify import classify, evidence_is_complete, signal_of
 from funicular.rollout.describe import conditions_of, message_of, phase_of
 from funicular.rollout.judgement import current_look, judged, tightest
-from funicular.rollout.moves import MOVES, first_traffic, revision_name, route_now, traffic_for, verb_result
+from funicular.rollout.moves import MOVES, first_traffic, percent, revision_name, route_now, traffic_for, verb_result
 from funicular.rollout.observation import Observation
 from funicular.rollout.transitions import TRANSITIONS, Move, State, Step
 
@@ -183,9 +183,18 @@ def _described(after: Observation, state: State, transition: Step, before: Statu
             "phase": phase_of(after, after.status, state),
             "message": message_of(after, after.status, state)[:1000],
             "gateways": f"{after.gateways.acked}/{after.gateways.ready}",
+            **_columns(after.status),
         }
     )
     return status.model_copy(update={"conditions": conditions_of(_with(after, before), status, state, transition)})
+
+
+def _columns(status: Status) -> dict[str, str]:
+    """Of `kubectl get`: empty while nothing ramps."""
+    step = status.step
+    if step is None:
+        return {"step_text": "", "share_text": ""}
+    return {"step_text": f"{step.index + 1}/{step.of}", "share_text": percent(status).replace(" ", "")}
 
 
 def _actions(
