@@ -15,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +32,7 @@ import yaml
 
 from funicular.adapters.kube import Access, KubeClient, path_of
 from funicular.api.base import API_VERSION, GATEWAY_LABEL, PLURAL
+from funicular.api.report import LEASE
 from hack.cluster import Cluster, Image
 from hack.cluster.errors import ClusterError
 
@@ -217,6 +220,19 @@ class Stack:
     def pods(self, kind: str) -> tuple[Json, ...]:
         """Ready pods at the last look: gateway, operator or provider."""
         return tuple(self._pods[kind])
+
+    async def kill(self, pod: Json, container: str) -> float:
+        """SIGKILL of a container's process, as the kernel would when memory is short. Returns when, since the epoch."""
+        fresh = await self.kube.get(path_of("v1", "pods", self.namespace, pod["metadata"]["name"]))
+        status = next(it for it in fresh["status"]["containerStatuses"] if it["name"] == container)
+        pid, _, _ = status["containerID"].removeprefix("process://").partition("-")
+        os.kill(int(pid), signal.SIGKILL)
+        return time.time()
+
+    async def leader(self) -> str:
+        """Name of the operator's pod that holds the Lease; empty: nobody does."""
+        lease = await self.kube.get(path_of("coordination.k8s.io/v1", "leases", self.namespace, LEASE))
+        return str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
 
     def logs_hint(self) -> str:
         return f"logs of the pods: {self.cluster.logs / 'pods'}"
