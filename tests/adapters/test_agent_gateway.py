@@ -19,6 +19,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
 from tests.adapters.agent_fakes import World, eventually, run_envoy_sidecar, world
 
 KEY = b"0123456789abcdef0123456789abcdef"

@@ -7,6 +7,7 @@ Two loops, because they differ in cost: shares (one small file, 10-20 ms) never 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -67,6 +68,7 @@ class Applier:
         self._installed: dict[PolicyKey, Compiled] = {}
         self._found: dict[str, int] | None = {}
         self._clusters = Clusters({}, {})
+        self._leaving: dict[SecretUse, float] = {}  # until when clusters of the past may read these
         self._refused: dict[PolicyKey, tuple[Compiled, str]] = {}
         self._pending: set[PolicyKey] = set()
         self._layer: dict[str, int] = {}  # as Envoy has confirmed it
@@ -179,7 +181,7 @@ class Applier:
     def _uses(self) -> set[SecretUse]:
         records = self._policies.records.values()
         parts = [r.compiled for r in records if r.compiled] + list(self._installed.values())
-        return {use for part in parts for use in part.secrets}
+        return {use for part in parts for use in part.secrets} | self._leaving.keys()
 
     async def _install(self, targets: dict[PolicyKey, Compiled], changed: list[PolicyKey]) -> float | None:
         """All at once; if Envoy refuses the file, halves, until the policy that it cannot take stands alone."""
@@ -235,10 +237,12 @@ class Applier:
         content, version = document([self._compiler.routes(by_model)])
         if not await self._write(ROUTES, content, version):
             return False
+        now = asyncio.get_running_loop().time()
+        self._leaving |= {use: now + self._grace for part in self._installed.values() for use in part.secrets}
         self._installed = dict(targets)
         self._found = None
         self._share_wake.set()
-        self._clusters.used(self._installed, asyncio.get_running_loop().time(), self._grace)
+        self._clusters.used(self._installed, now, self._grace)
         self._settle()
         return True
 
@@ -250,6 +254,7 @@ class Applier:
         content, version = document([orjson.Fragment(cluster) for _, cluster in sorted(left.items())])
         if await self._write(CLUSTERS, content, version):
             self._clusters.retire(due)
+            self._leaving = {use: at for use, at in self._leaving.items() if at > now}
             self._secrets.need(self._uses())
 
     async def _write(self, kind: str, content: bytes, version: str) -> bool:
@@ -383,7 +388,8 @@ class Applier:
                 for kind in late:
                     content = self._files.read(FILE[kind])
                     if content is not None and not self._structure_wake.is_set():
-                        self._files.write(FILE[kind], content, force=True)
+                        with contextlib.suppress(OSError):
+                            self._files.write(FILE[kind], content, force=True)
             await asyncio.sleep(1.0)
 
 

@@ -18,7 +18,7 @@ from funicular.agent.identity import AnswerId, BadId, read_id
 
 LIMIT = 64 << 10
 SETTLE = 3.0
-REMEMBERED = 100_000
+REMEMBERED = 50_000
 SERIES = 50_000  # signed ids bound the labels, but revisions of a month add up
 THUMBS = ("thumbs_up", "thumbs_down")
 
@@ -47,10 +47,13 @@ class Vote:
 
 @dataclass(slots=True)
 class _Held:
-    answer: AnswerId
+    answer: AnswerId | None  # None: it is counted
     vote: Vote
     at: float
-    counted: bool = False
+
+    @property
+    def counted(self) -> bool:
+        return self.answer is None
 
 
 def parse(body: bytes, keys: tuple[bytes, ...], now: float) -> tuple[str, AnswerId, list[Vote]]:
@@ -111,7 +114,7 @@ class FeedbackBook:
         self.settle(now)
         news = 0
         for vote in votes:
-            key = (text, vote.topic)
+            key = (text[-32:], vote.topic)  # the signature stands for the id
             held = self._held.get(key)
             if held is not None and held.vote == vote:
                 continue
@@ -142,8 +145,10 @@ class FeedbackBook:
             self._count(held)
 
     def _count(self, held: _Held) -> None:
-        held.counted = True
         a, vote = held.answer, held.vote
+        if a is None:
+            return
+        held.answer = None
         labels = (a.namespace, a.policy, a.revision, a.arm, a.candidate)
         if vote.topic == "rating":
             if labels in self.ratings or len(self.ratings) < SERIES:

@@ -105,9 +105,12 @@ class Observer:
     # --- Envoy --------------------------------------------------------------------------------------------------------
     async def _read(self, pattern: str) -> None:
         text = await self._admin.prometheus(pattern)
-        self._counters.read(text, asyncio.get_running_loop().time(), PREFIX)
-        for series in self._counters.values:
+        for series in self._counters.read(text, asyncio.get_running_loop().time(), PREFIX, self._is_kept):
             self._understand(series)
+
+    def _is_kept(self, series: str) -> bool:
+        known = self._known.get(series)
+        return known is not None and known.policy in self._policies.records
 
     def _understand(self, series: str) -> Known | None:
         if series in self._known:
@@ -280,11 +283,6 @@ class Observer:
             if (counts := self.counts.changed(record.uid, self._totals(record))) is not None:
                 found[record.uid] = counts
         return found
-
-    def forget(self, gone: set[PolicyKey]) -> None:
-        """Policies that left: their series and labels go with them."""
-        for key in gone:
-            self._zeros.pop(key, None)
 
 
 def is_ramping(record: Record) -> bool:

@@ -105,7 +105,8 @@ class SecretKeeper:
                 log.warning("Secrets are not read yet: the API server does not answer")
 
     def problem(self, use: SecretUse) -> str | None:
-        return self._problems.get(use)
+        found = self._problems.get(use)
+        return found if found or use in self._known else f"{use}: not read yet, the API server does not answer"
 
     def has_value(self, use: SecretUse) -> bool:
         return use in self._known

@@ -7,8 +7,7 @@ counted before becomes an offset of every series. It must not know what the seri
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 UPTIME = "envoy_server_uptime"
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
@@ -16,9 +15,8 @@ _ESCAPED = re.compile(r"\\(.)")
 _SLACK = 3.0  # seconds by which uptime, set at each flush, lags behind
 
 
-@lru_cache(maxsize=200_000)
 def split(series: str) -> tuple[str, Mapping[str, str]]:
-    """`name{a="b"}` -> name and labels. Cached: a scrape has the same series as the one before."""
+    """`name{a="b"}` -> name and labels."""
     name, brace, rest = series.partition("{")
     if not brace:
         return series, {}
@@ -50,8 +48,12 @@ class Monotone:
         self._read_at = 0.0
         self.resets = 0
 
-    def read(self, text: str, now: float, prefix: str) -> None:
-        """One whole answer, read at `now` (seconds, any steady clock). Series with another prefix are left out."""
+    def read(
+        self, text: str, now: float, prefix: str, is_kept: Callable[[str], bool] = lambda _: True
+    ) -> Iterable[str]:
+        """One answer, read at `now` (seconds, any steady clock): its series. Those with another prefix are left out.
+
+        What is not kept ends with the Envoy that counted it: series of policies that are gone must not pile up."""
         fresh: dict[str, float] = {}
         uptime = -1.0
         for series, value in parse(text):
@@ -61,8 +63,8 @@ class Monotone:
                 uptime = value
         if self._has_restarted(fresh, uptime, now):
             self.resets += 1
-            for series, value in self._last.items():
-                self._offsets[series] = self._offsets.get(series, 0.0) + value
+            old = {series: self._offsets.get(series, 0.0) + value for series, value in self._last.items()}
+            self._offsets = {series: value for series, value in (self._offsets | old).items() if is_kept(series)}
             self._last = {}
         if uptime >= 0:
             self._uptime = uptime
@@ -73,6 +75,7 @@ class Monotone:
             self.values = {**offsets, **{s: v + offsets.get(s, 0.0) for s, v in self._last.items()}}
         else:
             self.values = self._last
+        return fresh
 
     def _has_restarted(self, fresh: Mapping[str, float], uptime: float, now: float) -> bool:
         if uptime >= 0 and self._uptime >= 0 and uptime < self._uptime + (now - self._read_at) - _SLACK:

@@ -16,6 +16,7 @@ from aiohttp import web
 from funicular.agent.feedback import LIMIT, FeedbackBook, Refused, parse
 from funicular.agent.identity import IdKeys
 from funicular.agent.metrics import AgentMetrics
+from funicular.errors import UserMustFix
 from funicular.ports import Clock
 
 log = logging.getLogger(__name__)
@@ -44,15 +45,26 @@ class AgentServer:
         app.router.add_post("/v1/feedback", self._post_feedback)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as exc:
+            raise UserMustFix(
+                f"{host}:{port} cannot be listened on: {exc.strerror}",
+                field="FUNICULAR_AGENT_PORT",
+                remedy="free the port, or set another one",
+            ) from exc
 
     async def stop(self) -> None:
         if self._runner:
             await self._runner.cleanup()
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
-        answer = web.Response(text=await self._render(), content_type="text/plain", charset="utf-8")
-        answer.headers["content-type"] = "text/plain; version=0.0.4; charset=utf-8"
+        """Compressed in a thread where it is large: an acknowledgement must not wait for a scrape."""
+        answer = web.Response(
+            body=(await self._render()).encode(),
+            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
+            zlib_executor_size=16 << 10,
+        )
         answer.enable_compression()
         return answer
 

@@ -33,6 +33,6 @@ async def watch_for_ever(
             log.warning("watch of %s: %s", path, exc)
             if on_refusal:
                 on_refusal(exc)
-        except (ValueError, KeyError, TypeError) as exc:  # not what an API server sends
+        except (ValueError, KeyError, TypeError, OSError) as exc:  # not what an API server sends; or a full disk
             log.warning("watch of %s: %s: %s", path, type(exc).__name__, exc)
         await asyncio.sleep(AGAIN)

@@ -122,3 +122,10 @@ def test_the_same_content_is_the_same_version() -> None:
 )
 def test_what_a_header_may_hold(value: str, good: bool) -> None:
     assert usable(value) == good
+
+
+def test_series_of_policies_that_are_gone_end_with_the_envoy_that_counted_them() -> None:
+    counters = Monotone()
+    counters.read(text(10, 100), 0.0, "x_")
+    counters.read("envoy_server_uptime{} 0\n", 5.0, "x_", lambda series: series == A)
+    assert counters.values == {A: 10}
