@@ -19,7 +19,7 @@ from rich.console import Console
 from hack.cluster import binaries
 from hack.cluster.cluster import CHECKOUT, Cluster, Options
 from hack.cluster.errors import ClusterError
-from hack.demo import policies, report, stack
+from hack.demo import policies, stack
 from hack.demo.findings import Run, find
 from hack.demo.interrupts import Interrupts, kill_descendants
 from hack.demo.live import Screen, beside
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         demo = Demo(cluster, screen, options, began)
         run = asyncio.run(demo.run(interrupts))
+        from hack.demo import report  # here: drawing libraries take a second to import
+
         numbers = report.write(found := find(run), options.out)
         report.summary(numbers, console, options.out)
         return 0 if found.ok else 1

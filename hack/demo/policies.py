@@ -20,19 +20,35 @@ POLICY = "support-chat"
 FRONTIER = Provider(
     "frontier",
     "gpt-frontier",
-    {"latency_ms": 90, "latency_sigma": 0.25, "ttft_ms": 50, "chunk_ms": 2, "quality": 0.97},
+    {"latency_ms": 90, "latency_sigma": 0.25, "ttft_ms": 50, "chunk_ms": 2, "quality": 0.97, "error_rate": 0.003},
     seed=1,
 )
 MINI = Provider(
     "mini",
     "mini-1",
-    {"latency_ms": 35, "latency_sigma": 0.25, "ttft_ms": 20, "chunk_ms": 1, "quality": 0.97, "quality_hard": 0.5},
+    {
+        "latency_ms": 35,
+        "latency_sigma": 0.25,
+        "ttft_ms": 20,
+        "chunk_ms": 1,
+        "quality": 0.97,
+        "quality_hard": 0.5,
+        "error_rate": 0.003,
+    },
     seed=2,
 )
 NEXT = Provider(
     "mini-next",
     "mini-2",
-    {"latency_ms": 30, "latency_sigma": 0.25, "ttft_ms": 18, "chunk_ms": 1, "quality": 0.97, "quality_hard": 0.5},
+    {
+        "latency_ms": 30,
+        "latency_sigma": 0.25,
+        "ttft_ms": 18,
+        "chunk_ms": 1,
+        "quality": 0.97,
+        "quality_hard": 0.5,
+        "error_rate": 0.003,
+    },
     seed=3,
 )
 PROVIDERS = (FRONTIER, MINI, NEXT)

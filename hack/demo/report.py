@@ -31,7 +31,11 @@ def _write_timeline(found: Findings, path: Path) -> None:
     """Every version of the policy's status that was seen, one a line: for whoever wants to know why."""
     with path.open("w") as file:
         for it in found.run.timeline.seen:
-            line = {"at": it.at, "generation": it.generation, "status": it.status.model_dump(mode="json", by_alias=True)}
+            line = {
+                "at": it.at,
+                "generation": it.generation,
+                "status": it.status.model_dump(mode="json", by_alias=True),
+            }
             file.write(json.dumps(line) + "\n")
 
 
