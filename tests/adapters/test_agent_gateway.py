@@ -115,7 +115,10 @@ async def test_a_share_change_rewrites_the_runtime_file_alone(gateway: World, se
     assert (await gateway.ask(session, "a"))[2] == "control"
 
 
-async def test_no_request_fails_while_policies_come_change_and_go(gateway: World) -> None:
+@pytest.mark.parametrize("compiler", ["stand-in", "real"])
+async def test_no_request_fails_while_policies_come_change_and_go(gateway: World, compiler: str) -> None:
+    if compiler == "real":
+        gateway.with_real_compiler()
     await start(gateway, "steady", "moving")
     async with load(gateway, "steady", "moving") as counted:
         for i in range(50):
@@ -231,7 +234,10 @@ async def test_an_envoy_that_was_killed_comes_back_with_the_same_traffic(
     assert (await gateway.ask(session, "a"))[2] == "control"
 
 
-async def test_a_killed_agent_loses_no_request_and_its_successor_adopts_envoy(gateway: World) -> None:
+@pytest.mark.parametrize("compiler", ["stand-in", "real"])
+async def test_a_killed_agent_loses_no_request_and_its_successor_adopts_envoy(gateway: World, compiler: str) -> None:
+    if compiler == "real":
+        gateway.with_real_compiler()
     await start(gateway, "a")
     await gateway.api.policy("a", gateway.traffic("a", 2, share=5000))
     await gateway.acked("a", 2)
@@ -297,6 +303,7 @@ async def test_sigterm_drains_and_takes_envoy_along(gateway: World) -> None:
 
 
 async def test_a_sidecar_envoy_is_used_as_it_is(gateway: World, session: aiohttp.ClientSession) -> None:
+    gateway.with_real_compiler()
     del gateway.environment["FUNICULAR_ENVOY"]
     await gateway.api.policy("a", gateway.traffic("a"))
     await gateway.start_agent()
