@@ -206,6 +206,8 @@ def revert(seen: Observation, status: Status, reason: str) -> Moved:
             "reverted_at": seen.now,
             "timings": None,
             "drift_since": None,
+            "verdicts": (),  # of the revision that is gone: a Fail that stood would look like a drift of the stable one
+            "tightest": "",
             "rejected": latched(seen, status, revision, reason, message),
             "spec_to_revert": spec_to_restore(seen, status),
             "ramp_started_at": None,
@@ -278,6 +280,8 @@ def drift(seen: Observation, status: Status, reason: str) -> Moved:
             "reverted_at": seen.now,
             "timings": None,
             "drift_since": None,
+            "verdicts": (),
+            "tightest": "",
             "rejected": latched(seen, status, revision, reason, message),
             "spec_to_revert": restore,
         }
