@@ -42,6 +42,7 @@ class SecretKeeper:
         self._seen: dict[Source, Mapping[str, Any] | None] = {}
         self._problems: dict[SecretUse, str] = {}
         self._known: set[SecretUse] = set()  # there is, or was, a value in the file
+        self._late: set[Source] = set()  # waited for in vain
 
     def _file(self, use: SecretUse) -> str:
         return f"sds/{use.sds}.json"
@@ -85,6 +86,7 @@ class SecretKeeper:
     def _stop(self, source: Source) -> None:
         self._watches.pop(source).cancel()
         self._answered.pop(source).set()
+        self._late.discard(source)
         self._seen.pop(source, None)
         for use in self._uses.pop(source):
             self._remove(use)
@@ -95,18 +97,22 @@ class SecretKeeper:
         await asyncio.gather(*self._watches.values(), return_exceptions=True)
 
     async def fetched(self, uses: Iterable[SecretUse]) -> None:
-        events = [self._answered[s] for s in {(u.namespace, u.name) for u in uses} if s in self._answered]
-        waiting = [event.wait() for event in events if not event.is_set()]
+        asked = {(u.namespace, u.name) for u in uses} & self._answered.keys()
+        waiting = [event.wait() for s in asked if not (event := self._answered[s]).is_set()]
         if waiting:
             try:
                 async with asyncio.timeout(FIRST_ANSWER):
                     await asyncio.gather(*waiting)
             except TimeoutError:
+                self._late |= {s for s in asked if s in self._answered and not self._answered[s].is_set()}
                 log.warning("Secrets are not read yet: the API server does not answer")
 
     def problem(self, use: SecretUse) -> str | None:
+        """None also for one that was only just asked for: the applier waits for it before it acknowledges."""
         found = self._problems.get(use)
-        return found if found or use in self._known else f"{use}: not read yet, the API server does not answer"
+        if found or use in self._known or (use.namespace, use.name) not in self._late:
+            return found
+        return f"{use}: not read yet, the API server does not answer"
 
     def has_value(self, use: SecretUse) -> bool:
         return use in self._known
@@ -160,6 +166,7 @@ class SecretKeeper:
         self._done(source, changed)
 
     def _done(self, source: Source, changed: set[SecretUse]) -> None:
+        self._late.discard(source)
         if source in self._answered:
             self._answered[source].set()
         if changed:
