@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.adapters.agent_stand_in import StandIn
-
 from funicular.agent import main
+from tests.adapters.agent_stand_in import StandIn
 
 if __name__ == "__main__":
     if os.environ.get("COMPILER") != "real":

@@ -429,6 +429,21 @@ async def test_a_new_candidate_without_its_secret_waits_and_the_error_names_it(
     assert gateway.mini.keys[-1] == "bearer found"
 
 
+async def test_a_secret_that_cannot_be_read_yet_is_no_acknowledgement(
+    gateway: World, session: aiohttp.ClientSession
+) -> None:
+    await gateway.api.secret("keys", key="one")
+    await start(gateway, "a")
+    gateway.api.silent = "/secrets"
+    await gateway.api.policy("a", gateway.traffic("a", 2, share=10_000, secret="keys"))
+    await eventually(lambda: "not read yet" in gateway.operator.error("a"))
+    assert await gateway.ask(session, "a") == (200, "frontier", "control")
+    gateway.api.silent = ""
+    await gateway.acked("a", 2)
+    assert (await gateway.ask(session, "a"))[2] == "treatment"
+    assert gateway.mini.keys == ["bearer one"]
+
+
 async def test_envoy_starts_and_serves_others_where_a_secret_never_was(
     gateway: World, session: aiohttp.ClientSession
 ) -> None:
