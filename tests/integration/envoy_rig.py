@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -40,18 +41,20 @@ from funicular.compile.ack import CLUSTERS, PATH, ROUTES, SHARES, versions
 from tests.unit.compile.builders import UNITS
 
 ENVOY = shutil.which("envoy", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
-KEY = "signing-key-of-the-tests"
+KEY = 'signing "key" \\ of}the] tests'
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            found.append(probe.getsockname()[1])
-        return found
+    """Below the range from which the kernel takes ports of connections: those may be taken before Envoy listens."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
 
 
 @dataclass

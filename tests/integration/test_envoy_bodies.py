@@ -184,6 +184,21 @@ async def test_a_chunked_body_arrives_with_a_length(gateway: Rig) -> None:
             id="in the place of false, behind the model",
         ),
         pytest.param(
+            b'{"model":"support-chat","stream":true,"stream_options":{ "include_usage" : true}}',
+            b'{"model":@,"stream":true,"stream_options":{ "include_usage" : true}}',
+            id="there already",
+        ),
+        pytest.param(
+            b'{"model":"support-chat","stream_options":{"x":1},"stream":true}',
+            b'{"model":@,"stream_options":{"include_usage":true,"x":1},"stream":true}',
+            id="beside another option",
+        ),
+        pytest.param(
+            b'{"model":"support-chat","stream_options":{ },"stream":true}',
+            b'{"model":@,"stream_options":{"include_usage":true},"stream":true}',
+            id="in the place of none",
+        ),
+        pytest.param(
             b'{"model":"support-chat","stream":false}', b'{"model":@,"stream":false}', id="not without a stream"
         ),
     ],

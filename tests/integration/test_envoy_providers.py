@@ -289,6 +289,33 @@ async def test_streams_come_through_piece_by_piece_and_their_tokens_are_counted(
     assert total(found_samples, "funicular_outcomes_total", outcome="good") == 1
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param([event("a"), USAGE + b"data: [DONE]\n\n"], id="with the end"),
+        pytest.param([event("a"), USAGE, b"data: [DONE]\n\n"], id="in a piece of its own"),
+        pytest.param([event("a"), event("b") + USAGE, b"data: [DONE]\n\n"], id="with an answer before it"),
+        pytest.param([event("a") + USAGE.replace(b"\n", b"\r\n") + b"data: [DONE]\n\n"], id="with other line ends"),
+    ],
+)
+async def test_who_did_not_ask_for_usage_does_not_see_it_but_it_is_counted(gateway: Rig, pieces: list[bytes]) -> None:
+    _, mini = await all_to_mini(gateway)
+    gate = asyncio.Event()
+    mini.handler = stream(gate, pieces)
+    tick = asyncio.create_task(opens(gate))
+    answer = await gateway.chat("alice", stream=True)
+    tick.cancel()
+    whole = b"".join(pieces)
+    assert answer.body == whole.replace(USAGE, b"").replace(USAGE.replace(b"\n", b"\r\n"), b"")
+    assert total(await gateway.samples(), "funicular_tokens_total", candidate="mini", kind="completion") == 3
+
+
+async def opens(gate: asyncio.Event) -> None:
+    while True:
+        await asyncio.sleep(0.02)
+        gate.set()
+
+
 async def test_a_stream_that_breaks_off_is_bad_and_not_begun_anew(gateway: Rig) -> None:
     frontier, mini = await all_to_mini(gateway)
     gate = asyncio.Event()

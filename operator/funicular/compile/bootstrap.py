@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from funicular.compile.inputs import ID_KEY, GatewaySettings, Json
-from funicular.compile.protos import SPACE, address, file_source, lua, sds, typed
+from funicular.compile.protos import SPACE, address, file_source, lua, typed
 from funicular.compile.replies import local_replies
 from funicular.compile.routes import EXT_AUTHZ, NAME
 from funicular.compile.shares import LAYER
@@ -77,21 +77,6 @@ def _gateway(settings: GatewaySettings) -> Json:
 
 def _http_filters(settings: GatewaySettings) -> list[Json]:
     """On the way in from first to last, on the way out from last to first."""
-    formatter = typed(
-        "envoy.formatter.generic_secret",
-        "formatter.generic_secret.v3.GenericSecret",
-        secret_configs={ID_KEY: sds(settings, ID_KEY)},
-    )
-    key = {
-        "object_key": "fun.key",
-        "factory_key": "envoy.string",
-        "skip_if_empty": True,
-        "format_string": {
-            "text_format_source": {"inline_string": f"%SECRET({ID_KEY})%"},
-            "omit_empty_values": True,
-            "formatters": [formatter],
-        },
-    }
     return [
         typed(
             "envoy.filters.http.health_check",
@@ -99,8 +84,7 @@ def _http_filters(settings: GatewaySettings) -> list[Json]:
             pass_through_mode=True,
             headers=[{"name": ":path", "string_match": {"exact": "/healthz"}}],
         ),
-        typed("funicular.key", "filters.http.set_filter_state.v3.Config", on_request_headers=[key]),
-        lua(settings),
+        lua(settings, id_key=f"{settings.config_dir}/sds/{ID_KEY}.json"),
         _ask(),
         *_tokens(),
         typed("envoy.filters.http.router", "filters.http.router.v3.Router", suppress_envoy_headers=True),

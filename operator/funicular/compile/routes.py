@@ -80,7 +80,10 @@ class _Arms:
             self._lua["units"] = unit_sources(self._traffic.units)
         if first_token is not None:
             self._lua["ttft"] = seconds(first_token)
-        self._bounds = {name: seconds_text(seconds(text)) for name, text in bounds.items()}
+        self._bounds: Json = {}
+        for number, name in enumerate(sorted(bounds, key=lambda name: seconds(bounds[name]))):
+            self._bounds[f"i{number}"] = name
+            self._bounds[f"b{number}"] = seconds_text(seconds(bounds[name]))
 
     # --- one route ----------------------------------------------------------------------------------------------------
     def _labels(self, arm: Arm) -> str:

@@ -10,7 +10,7 @@ from funicular.compile.inputs import Json
 from funicular.compile.protos import NO_UNIT, REPLICATE, SPACE, typed
 
 PREFIX = "funicular"
-DURATION_BOUNDS = ("LatencyP50", "LatencyP95", "LatencyP99")
+DURATION_BOUNDS = 3  # most indicators of one policy that are bounds of the duration
 FIRST_TOKEN = "TimeToFirstToken"  # noqa: S105
 BUCKETS = (5, 10, 25, 50, 100, 250, 500, 1000, 2000, 4000, 8000, 15000, 30000, 60000)  # milliseconds
 # One attempt, an answer below 500 that is not 429, and no flag but of a client that went away.
@@ -46,6 +46,13 @@ def _outcome() -> Json:
             "on_no_match": to("bad"),
         },
     }
+
+
+def _true(name: str, expression: str) -> Json:
+    """Keeps the sample only where the expression holds."""
+    keep = _act(update_tag={"new_tag_value": "true"})
+    rules = {"matcher_tree": {"input": _VALUE, "exact_match_map": {"map": {"true": keep}}}, "on_no_match": _DROP}
+    return {"name": name, "value_format": f"%CEL({expression})%", "rules": rules}
 
 
 def _route(key: str, name: str, *, needed: bool = True) -> Json:
@@ -97,10 +104,9 @@ def access_log() -> list[Json]:
     no_unit = _tag("n", f"%FILTER_STATE({NO_UNIT}:PLAIN)%")
     code = _tag("s", "%RESPONSE_CODE%")
     until_body = "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%"
-    bound = f'xds.route_metadata.filter_metadata["{SPACE}"]["%s"]'
 
-    def slow(indicator: str) -> Json:
-        return _counter("slow", [measured, replicate, _tag("i", indicator)])
+    def slow(*indicator: Json) -> Json:
+        return _counter("slow", [measured, replicate, *indicator])
 
     tokens = [
         _counter(f"{name}_{kind}", [*tags, candidate], f"%DYNAMIC_METADATA({SPACE}:{kind}_tokens)%")
@@ -120,12 +126,17 @@ def access_log() -> list[Json]:
             histograms=[_histogram("first_token", until_body)], only_if=_cel('response.code_details == "via_upstream"')
         ),
         _logger(tokens, only_if=_present("completion_tokens")),
-        _logger([slow(FIRST_TOKEN)], only_if=_present("late")),
-        *(
-            _logger([slow(name)], only_if=_cel(f"request.duration > duration({bound % name})"))
-            for name in DURATION_BOUNDS
+        _logger([slow(_tag("i", FIRST_TOKEN))], only_if=_present("late")),
+        _logger(
+            [slow(_route("i0", "i")), *(slow(_route(f"i{n}", "i"), _true("x", _over(n))) for n in range(1, DURATION_BOUNDS))],
+            only_if=_cel(_over(0)),
         ),
     ]
+
+
+def _over(number: int) -> str:
+    """The bounds of a route rise: an answer that is within the first one is asked for no other."""
+    return f'request.duration > duration(xds.route_metadata.filter_metadata["{SPACE}"]["b{number}"])'
 
 
 def stats_config() -> Json:

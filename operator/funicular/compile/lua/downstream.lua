@@ -2,7 +2,7 @@
 -- replaces. Response: signs x-funicular-id, and notices an answer whose first byte came too late.
 local ffi = require "ffi"
 local scan, hash = require "scan", require "hash"
-local sub, find, format, gmatch = string.sub, string.find, string.format, string.gmatch
+local sub, find, format, gmatch, gsub = string.sub, string.find, string.format, string.gmatch, string.gsub
 local REPLICATE_SEED = 0x66756e6963756c61ULL -- compile/assignment.py has it too; no arm uses it
 local CHAT, FEEDBACK = "/chat/completions", "/feedback"
 
@@ -39,6 +39,17 @@ local function unit_of(text, headers, first, last)
   end
 end
 
+-- Tokens of a stream are only reported on request. Returns what to write over the bytes from a to b; a is -1 where the client
+-- asks by itself. Whoever did not ask shall not see the event that answers: see M.response.
+local function usage_wanted(a, b, open)
+  if not a then return open + 1, open, '"stream_options":{"include_usage":true},' end
+  local text = scan.text(a, b)
+  if find(text, '"include_usage"%s*:%s*true') then return -1, -1, "" end
+  local changed, found = gsub(text, '("include_usage"%s*:%s*)[%w]+', "%1true")
+  if found == 0 then changed, found = gsub(text, "^{(%s*[^%s}])", '{"include_usage":true,%1') end
+  return a, b, found > 0 and changed or '{"include_usage":true}'
+end
+
 local function extract(h, path)
   local began = now()
   local body = h:body()
@@ -53,11 +64,12 @@ local function extract(h, path)
 
   local state, chat = h:streamInfo():filterState(), find(path, "?", 1, true)
   chat = sub(path, 1, (chat or 0) - 1) == CHAT
-  local a, b = -1, -1                       -- where include_usage goes: over a value, or after the opening brace
+  local a, b, options = -1, -1, ""          -- where include_usage goes: over a value, or after the opening brace
   if chat and first.stream and scan.text(first.stream, last.stream) == "true" then
-    a, b = first.stream_options or open, last.stream_options or -1
+    a, b, options = usage_wanted(first.stream_options, last.stream_options, open)
+    if a >= 0 then state:set("fun.hide", "envoy.string", "1") end
   end
-  state:set("fun.edits", "envoy.string", format("%d %d %d %d %d %s", who, at, last.model, a, b, path))
+  state:set("fun.edits", "envoy.string", format("%d %d %d %d %d %s %s", who, at, last.model, a, b, path, options))
   if not chat then state:set("fun.other", "envoy.string", "1") end
   state:set("fun.model", "envoy.string", model)
   h:clearRouteCache()
@@ -75,6 +87,49 @@ local function extract(h, path)
   h:clearRouteCache()
 end
 
+-- The key that signs, from its SDS file: read at most once a second, since asking Envoy for it in every request costs more than
+-- the signature itself. An unreadable file keeps the last key.
+local key, read_at = nil, -1
+local function signing_key(path)
+  local t = now()
+  if t - read_at < 1 then return key end
+  read_at = t
+  local file = io.open(path, "rb")
+  if not file then return key end
+  local text = file:read("*a")
+  file:close()
+  local _, from = find(text, '"inline_string"%s*:%s*"')
+  local to = from
+  repeat                                    -- the closing quote: the first one that is not escaped
+    to = to and find(text, '["\\]', to + 1)
+    local escape = to and string.byte(text, to) == 92
+    if escape then to = to + 1 end
+  until not escape
+  if to and to > from + 1 then key = scan.unescape(sub(text, from + 1, to - 1)) end
+  return key
+end
+
+-- Takes out the event that has usage and no choices, where it lies whole in one piece: applications that did not ask for it
+-- read choices[0]. False once it is found: it is the last one but [DONE].
+local function hide_usage(piece)
+  local n = piece:length()
+  if n > 65536 then return true end
+  local text = piece:getBytes(0, n)
+  local at = find(text, '"choices"%s*:%s*%[%s*%]')
+  if not at or not find(text, '"usage"%s*:%s*{') then return true end
+  local from, to, stop = 1, 0, nil
+  while true do                             -- the event around `at`
+    local _, last = find(text, "\r?\n\r?\n", from)
+    if not last then return true end
+    if last > at then to, stop = from, last; break end
+    from = last + 1
+  end
+  local event = sub(text, to, stop)
+  if sub(event, 1, 5) ~= "data:" or not find(event, '"usage"%s*:%s*{') then return true end
+  piece:setBytes(sub(text, 1, to - 1) .. sub(text, stop + 1))
+  return false
+end
+
 local M = {}
 function M.request(h)
   local headers = h:headers()
@@ -86,19 +141,22 @@ function M.request(h)
   if not done then h:logErr(why); refuse(h, 500, "The gateway could not read the request.", "internal_error") end
 end
 
-function M.response(h)
+function M.response(h, path)
   local headers = h:headers()
   local id = headers:get("x-funicular-id")
   if not id then return end
   if sub(id, 1, 1) == ";" then headers:remove("x-funicular-id"); return end -- no policy answered
+  local secret = signing_key(path)
+  if secret then headers:replace("x-funicular-id", id .. ";" .. hash.hmac(secret, id, 4)) end
   local state = h:streamInfo():filterState()
-  local key = state:get("fun.key")
-  if key then headers:replace("x-funicular-id", id .. ";" .. hash.hmac(key, id, 4)) end
-  local deadline = state:get("fun.deadline")
-  if not deadline then return end
-  for _ in h:bodyChunks() do                -- the first piece only; the others pass without us
-    if now() > tonumber(deadline) then h:streamInfo():dynamicMetadata():set("fun", "late", "1") end
-    break
+  local deadline, hide = state:get("fun.deadline"), state:get("fun.hide")
+  if hide and sub(headers:get("content-type") or "", 1, 17) ~= "text/event-stream" then hide = nil end
+  if not deadline and not hide then return end
+  for piece in h:bodyChunks() do
+    if deadline and now() > tonumber(deadline) then h:streamInfo():dynamicMetadata():set("fun", "late", "1") end
+    deadline = nil
+    if not hide then break end              -- the other pieces pass without us
+    if not hide_usage(piece) then break end
   end
 end
 return M

@@ -1,5 +1,5 @@
 -- One script for the listener and for every candidate's cluster: only filters with the same source share a VM, and with it
--- the scratch memory. A candidate's filter has a context, the listener's has none.
+-- the scratch memory. Their contexts tell them apart.
 local downstream, upstream = require "downstream", require "upstream"
 
 function envoy_on_request(h)
@@ -8,5 +8,6 @@ function envoy_on_request(h)
 end
 
 function envoy_on_response(h)
-  if not h:filterContext():get("model") then downstream.response(h) end
+  local path = h:filterContext():get("id_key")
+  if path then downstream.response(h, path) end
 end

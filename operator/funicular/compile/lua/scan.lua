@@ -96,6 +96,8 @@ local function unescape(v)                  -- one user written two ways must be
   return table.concat(out)
 end
 
+M.unescape = unescape
+
 -- The top-level members of the n bytes in the scratch: {name = first byte}, {name = last byte}, the index of the opening
 -- brace, and whether "model" stands there twice; nil when they are no JSON object. Of other duplicates the last one wins.
 function M.top(n)

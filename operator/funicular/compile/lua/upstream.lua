@@ -2,18 +2,16 @@
 -- downstream; its path and host, since an earlier attempt may have left another's. filter_context: {model, path, host}
 local scan = require "scan"
 local match, tonumber = string.match, tonumber
-local USAGE, OPTIONS = '{"include_usage":true}', '"stream_options":{"include_usage":true},'
 
 local function rewrite(h, headers, body, model)
   local context = h:filterContext()
-  local who, first, last, a, b, path = match(h:streamInfo():filterState():get("fun.edits"), "^(%d+) (%d+) (%d+) (%-?%d+) (%-?%d+) (.*)$")
+  local who, first, last, a, b, path, options = match(h:streamInfo():filterState():get("fun.edits"), "^(%d+) (%d+) (%d+) (%-?%d+) (%-?%d+) (%S*) (.*)$")
   headers:replace(":path", context:get("path") .. path)
   headers:replace(":authority", context:get("host"))
   first, last, a, b = tonumber(first), tonumber(last), tonumber(a), tonumber(b)
   local n = scan.load(body, who)
   if a < 0 then return scan.splice(n, first, last, model) end
-  if b < 0 then return scan.splice(n, first, last, model, a + 1, a, OPTIONS) end
-  return scan.splice(n, first, last, model, a, b, USAGE)
+  return scan.splice(n, first, last, model, a, b, options)
 end
 
 local M = {}
