@@ -201,7 +201,7 @@ def prometheus_config(layout: Layout, options: PrometheusOptions, kubeconfig: Pa
         },
     ]
     jobs: list[dict[str, object]] = [
-        {"job_name": "pods", "kubernetes_sd_configs": [discovery], "relabel_configs": relabel}
+        {"job_name": "pods", "honor_labels": True, "kubernetes_sd_configs": [discovery], "relabel_configs": relabel}
     ]
     if options.targets:
         jobs.append({"job_name": "processes", "static_configs": [{"targets": list(options.targets)}]})

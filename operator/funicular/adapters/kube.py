@@ -79,7 +79,7 @@ def discover() -> Access:
         kubeconfig.load_incluster_config(client_configuration=loaded)  # type: ignore[no-untyped-call]
         token_file: str | None = IN_CLUSTER_TOKEN
     else:
-        kubeconfig.load_kube_config(client_configuration=loaded)  # type: ignore[no-untyped-call]
+        kubeconfig.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=loaded)  # type: ignore[no-untyped-call]
         token_file = _token_file_of_kubeconfig()
     bearer = (loaded.api_key or {}).get("authorization") or (loaded.api_key or {}).get("BearerToken")
     return Access(
