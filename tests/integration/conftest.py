@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from hack.cluster import Cluster
+from tests.integration.stack_fixtures import stack as stack
 
 IMAGES = {
     # Serves its working directory over HTTP; `args` is the port.
