@@ -457,6 +457,18 @@ class TestRule10RevertTheResource:
         assert ramp.status.traffic.stable.revision == stable
         assert (ramp.share, ramp.status.traffic.candidate) == (0, None)
 
+    def test_the_verdict_that_reverted_a_candidate_says_nothing_of_the_stable_revision(self) -> None:
+        ramp = self.second()
+        stable = revision_of(make_spec())
+        ramp.measure(treatment=0.4)
+        assert (ramp.share, ramp.status.reverted_at is not None) == (0, True)
+        ramp.spec = make_spec()  # as the API server has it now
+        for _ in range(4):
+            ramp.tick()
+        assert ramp.status.traffic
+        assert ramp.status.traffic.stable.revision == stable
+        assert [r.revision for r in ramp.status.rejected] == [revision_of(make_spec("qwen-small-bad"))]
+
     def test_the_last_good_spec_is_written_back_after_the_traffic(self) -> None:
         ramp = self.second()
         decision = ramp.tick(0.1, alarm=alarm(ramp))
