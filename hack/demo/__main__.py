@@ -118,7 +118,7 @@ class Demo:
             say=self._screen.say,
         )
         broken, started = "", time.time()
-        async with beside(watcher.run(), self._screen.run(), self._keep_targets(it)):
+        async with beside(watcher.run(), self._screen.run(), self._keep_targets(it), self._keep_pace()):
             try:
                 await stories.run()
             except (StoryBroken, TimeoutError) as error:
@@ -154,6 +154,18 @@ class Demo:
             if it.gateways() != before:
                 before = it.gateways()
                 self._load.set_targets(before)
+
+    async def _keep_pace(self) -> None:
+        """A machine that is too busy for the rate gets less: requests that queue up here would look like a slow provider."""
+        rate = wanted = float(self._options.rate)
+        while True:
+            await asyncio.sleep(1.0)
+            recent = self._load.results.outcomes[-100:]
+            late = sorted(o.late for o in recent)[len(recent) // 2] if recent else 0.0
+            wise = max(wanted / 5, rate * 0.8) if late > 0.1 else min(wanted, rate * 1.1) if late < 0.02 else rate
+            if self._timeline.marks.get("load") and wise != rate:
+                rate = wise
+                self._load.set_rate(rate)
 
     def _end_load(self) -> None:
         with contextlib.suppress(Exception):

@@ -7,7 +7,7 @@ operator decided and when) and Prometheus (money). Nothing is assumed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hack.demo.measure import Measured
@@ -17,7 +17,7 @@ from hack.demo.timeline import StepInEffect, Timeline
 from hack.sim.outcomes import Outcome, Results, Step, StepUsers
 
 Json = dict[str, Any]
-EDGE = 0.1  # seconds at a step's end: a request that was due then may have been decided after it
+EDGE = 0.02  # seconds for what the clocks of two processes may differ in order
 MIX_TOLERANCE = 0.1
 
 
@@ -69,13 +69,29 @@ def find(run: Run) -> Findings:
 def _steps(run: Run) -> list[StepRow]:
     end = run.timeline.marks.get("end", run.timeline.seen[-1].at if run.timeline.seen else 0.0)
     in_effect = run.timeline.steps(end)
+    results = _clear_of([it.until for it in in_effect], run.results)
     rows: list[StepRow] = []
     for story, revision in ((1, run.good), (2, run.bad)):
         own = [it for it in in_effect if it.revision == revision]
-        named = [Step(f"{it.share:g} %", it.since, max(it.since, it.until - EDGE)) for it in own]
-        users = run.results.per_step(named, revision)
+        named = [Step(f"{it.share:g} %", it.since, it.until) for it in own]
+        users = results.per_step(named, revision)
         rows += [StepRow(story, step, found) for step, found in zip(own, users, strict=True)]
     return rows
+
+
+def sent_at(outcome: Outcome) -> float:
+    """`at` is when it was due: a busy machine sends later."""
+    return outcome.at + outcome.late
+
+
+def _clear_of(instants: Sequence[float], results: Results) -> Results:
+    """By when they were sent; without those that were under way at one of these instants: nobody can say what held for them."""
+    kept = []
+    for outcome in results.outcomes:
+        sent, ended = sent_at(outcome), outcome.at + outcome.latency
+        if not any(sent - EDGE <= instant <= ended for instant in instants):
+            kept.append(replace(outcome, at=sent))
+    return Results(kept)
 
 
 def _mixes(run: Run) -> dict[str, float | None]:
@@ -94,18 +110,18 @@ def _mixes(run: Run) -> dict[str, float | None]:
 
 def _cheap_share(outcomes: Sequence[Outcome], since: float, until: float) -> float | None:
     candidates = [
-        o.answer.candidate for o in outcomes if since <= o.at < until and o.answer and o.answer.arm == "control"
+        o.answer.candidate for o in outcomes if since <= sent_at(o) < until and o.answer and o.answer.arm == "control"
     ]
     return candidates.count("mini") / len(candidates) if candidates else None
 
 
 def last_bad_request(run: Run) -> float | None:
     """When the last request was sent that the bad revision's treatment answered."""
-    sent = [o.at for o in run.results.outcomes if _is_bad_treatment(o, run.bad)]
+    sent = [sent_at(o) for o in run.results.outcomes if is_bad_treatment(o, run.bad)]
     return max(sent, default=None)
 
 
-def _is_bad_treatment(outcome: Outcome, bad: str) -> bool:
+def is_bad_treatment(outcome: Outcome, bad: str) -> bool:
     return outcome.answer is not None and outcome.answer.arm == "treatment" and outcome.answer.revision == bad
 
 

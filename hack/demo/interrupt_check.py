@@ -28,8 +28,8 @@ MOMENTS = (0.3, 1.0, 2.0, 3.5, 5.0, 7.0, 9.0, 12.0, 16.0, 25.0, 45.0)
 GRACE = 30.0
 
 
-def interrupted_after(seconds: float, number: signal.Signals, out: Path) -> tuple[int, float, list[str]]:
-    """Exit code, seconds from the signal to the end, and what was left behind."""
+def interrupted_after(seconds: float, number: signal.Signals, out: Path) -> tuple[int, float, int, list[str]]:
+    """Exit code, seconds from the signal to the end, ports that had been open, and what was left behind."""
     mark = uuid.uuid4().hex
     name = f"interrupt-{mark[:6]}"
     command = [sys.executable, "-m", "hack.demo", "--out", str(out), "--name", name]
@@ -56,7 +56,7 @@ def interrupted_after(seconds: float, number: signal.Signals, out: Path) -> tupl
     deadline = time.monotonic() + 2.0
     while (left := _left(mark, ports, name)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return code, took, left
+    return code, took, len(ports), left
 
 
 def _ours(mark: str, name: str) -> list[psutil.Process]:
@@ -76,15 +76,16 @@ def _ours(mark: str, name: str) -> list[psutil.Process]:
 
 def _listening(mark: str, name: str) -> set[tuple[str, int]]:
     pids = {it.pid for it in _ours(mark, name)}
-    return {
-        (it.laddr.ip, it.laddr.port)
-        for it in psutil.net_connections("tcp")
-        if it.status == psutil.CONN_LISTEN and it.pid in pids
-    }
+    return {at for pid, at in _open_ports() if pid in pids}
+
+
+def _open_ports() -> list[tuple[int | None, tuple[str, int]]]:
+    found = psutil.net_connections("tcp")
+    return [(it.pid, (it.laddr[0], it.laddr[1])) for it in found if it.status == psutil.CONN_LISTEN and it.laddr]
 
 
 def _left(mark: str, ports: set[tuple[str, int]], name: str) -> list[str]:
-    open_now = {(it.laddr.ip, it.laddr.port) for it in psutil.net_connections("tcp") if it.status == psutil.CONN_LISTEN}
+    open_now = {at for _, at in _open_ports()}
     left = [f"process {it.pid} {' '.join(it.cmdline()[:4])}" for it in _ours(mark, name)]
     left += [f"port {ip}:{port}" for ip, port in sorted(ports & open_now)]
     found = state.read(Options(name).place)
@@ -102,13 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     for i, moment in enumerate(options.moments):
         number = (signal.SIGINT, signal.SIGTERM)[i % 2]
-        code, took, left = interrupted_after(moment, number, options.out)
+        code, took, ports, left = interrupted_after(moment, number, options.out)
         fine = not left and code in (128 + number, -number)  # the latter: nothing of ours ran yet
         failed += not fine
-        print(
-            f"{number.name} after {moment:5.1f} s: exit {code}, gone {took:.1f} s later, left behind: {left or 'nothing'}",
-            flush=True,
-        )
+        end = f"exit {code}, gone {took:.1f} s later, {ports} ports had been open"
+        print(f"{number.name} after {moment:5.1f} s: {end}, left behind: {left or 'nothing'}", flush=True)
     return 1 if failed else 0
 
 

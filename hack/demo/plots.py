@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from hack.demo.findings import Findings, _is_bad_treatment
+from hack.demo.findings import Findings, is_bad_treatment, sent_at
 from hack.demo.measure import Series
 from hack.demo.policies import LATENCY_BOUND_MS
 
@@ -131,8 +131,8 @@ def revert(found: Findings) -> str:
     def draw(axes: Axes) -> None:
         counts: dict[int, list[int]] = {}
         for o in found.run.results.outcomes:
-            if since <= o.at < verdict + 4 and _is_bad_treatment(o, found.run.bad):
-                cell = counts.setdefault(int((o.at - verdict) // bin_seconds), [0, 0])
+            if since <= sent_at(o) < verdict + 4 and is_bad_treatment(o, found.run.bad):
+                cell = counts.setdefault(int((sent_at(o) - verdict) // bin_seconds), [0, 0])
                 harmed = not o.ok or o.good is False or (o.answer is not None and o.latency * 1000 > LATENCY_BOUND_MS)
                 cell[harmed] += 1
         bins = range(int((since - verdict) // bin_seconds), int(4 / bin_seconds))

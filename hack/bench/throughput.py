@@ -1,0 +1,205 @@
+"""Requests a second, in one run and interleaved: plain Envoy, our control arm, our treatment arm, LiteLLM, on one upstream.
+
+Called by the bench's main. Every round shoots at every subject once, so that a noisy neighbour hits all of them; a ratio is
+taken within its round, and of the rounds the smallest, the median and the largest are told.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from funicular.api.traffic import WHOLE
+from hack.bench import litellm, upstream
+from hack.bench.gateway import MODEL, PORT, Gateway
+from hack.bench.machine import Machine, cores, status_of, wait_for
+from hack.bench.wrk import Shot, Wrk
+
+Json = dict[str, Any]
+SIZES = {"2 kB": 2_000, "100 kB": 100_000, "1 MB": 1_000_000}
+CONNECTIONS = {"2 kB": 32, "100 kB": 16, "1 MB": 8}
+MANY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something to shoot at: a path from wrk to the upstream, with bodies of one size."""
+
+    path: str  # plain, control, treatment, treatment-reference, litellm, upstream
+    size: str
+    policies: int
+    url: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}, {self.size}" + (f", {self.policies:,} policies" if self.policies > 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    smallest: float
+    median: float
+    largest: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        found = sorted(values)
+        return cls(found[0], statistics.median(found), found[-1])
+
+    def as_json(self) -> Json:
+        return {"min": round(self.smallest, 4), "median": round(self.median, 4), "max": round(self.largest, 4)}
+
+
+class Throughput:
+    """`run` returns the part of bench.json; `gateways` stay up until the machine ends, for the shares' part."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        say: Callable[[str], None],
+        *,
+        rounds: int,
+        seconds: float,
+        with_litellm: bool,
+        quick: bool,
+    ) -> None:
+        self._machine, self._say = machine, say
+        self._rounds, self._seconds, self._quick = rounds, seconds, quick
+        self._with_litellm = with_litellm
+        self._core, self._rest = cores()
+        self._shots: dict[Subject, list[Shot]] = {}
+        self.many: Gateway | None = None
+
+    def run(self) -> Json:
+        subjects = self._prepare()
+        wrk = Wrk(self._machine.folder, self._rest, MODEL)
+        for number in range(self._rounds):
+            self._say(f"round {number + 1} of {self._rounds}: {len(subjects)} subjects, {self._seconds:g} s each")
+            for it in subjects:
+                shot = wrk.shoot(it.url, SIZES[it.size], self._seconds, CONNECTIONS[it.size])
+                self._shots.setdefault(it, []).append(shot)
+        return self._results()
+
+    # --- what is shot at ----------------------------------------------------------------------------------------------
+    def _prepare(self) -> list[Subject]:
+        machine, core, rest = self._machine, self._core, self._rest
+        provider = self._envoy("upstream", lambda host: upstream.provider(host, PORT), rest)
+        instant = self._envoy("classifier", lambda host: upstream.classifier(host, PORT), rest)
+        host, _, port = provider.partition(":")
+        plain = self._envoy("plain", lambda own: upstream.proxy(own, PORT, host, int(port)), core)
+        reference = self._reference()
+        paths = {("upstream", 1): provider, ("plain", 1): plain}
+        for count in (1, MANY):
+            self._say(f"our gateway with {count:,} {'policy' if count == 1 else 'policies'}")
+            gateways = {
+                "control": Gateway(
+                    machine,
+                    f"control-{count}",
+                    policies=count,
+                    upstream=provider,
+                    classifier=instant,
+                    share=0,
+                    core=core,
+                ),
+                "treatment": Gateway(
+                    machine,
+                    f"treatment-{count}",
+                    policies=count,
+                    upstream=provider,
+                    classifier=instant,
+                    share=WHOLE,
+                    core=core,
+                ),
+            }
+            self._check(gateways)
+            paths |= {(name, count): f"{it.host}:{PORT}" for name, it in gateways.items()}
+            if count == MANY:
+                self.many = gateways["treatment"]
+        if reference:
+            asked = Gateway(
+                machine,
+                "treatment-reference",
+                policies=1,
+                upstream=provider,
+                classifier=reference,
+                share=WHOLE,
+                core=core,
+            )
+            paths["treatment-reference", 1] = f"{asked.host}:{PORT}"
+        found = [
+            Subject(path, size, count, f"http://{at}")
+            for size in SIZES
+            for (path, count), at in paths.items()
+            if not (self._quick and path == "treatment-reference" and size != "2 kB")
+        ]
+        return found + self._litellm(provider)
+
+    def _check(self, gateways: dict[str, Gateway]) -> None:
+        for name, it in gateways.items():
+            wait_for(f"the {name} arm", lambda it=it, name=name: it.arm("user-1") == name)  # type: ignore[misc]
+        wait_for("the instant classifier", lambda: gateways["treatment"].answered_by("user-1") == "mini")
+
+    def _litellm(self, provider: str) -> list[Subject]:
+        if not self._with_litellm:
+            return []
+        command = litellm.install(self._say)
+        if command is None:
+            return []
+        self._say("starting LiteLLM")
+        url = litellm.start(self._machine, command, provider, MODEL, core=self._core)
+        sizes = ("2 kB",) if self._quick else ("2 kB", "100 kB")
+        return [Subject("litellm", size, 1, url) for size in sizes] if url else []
+
+    def _envoy(self, name: str, config: Callable[[str], Json], core: str) -> str:
+        host = self._machine.address()
+        path = self._machine.folder / f"{name}.json"
+        path.write_text(json.dumps(config(host)))
+        part = self._machine.envoy(name, path, core=core)
+        wait_for(name, lambda: status_of(host, PORT, "/") is not None, part)
+        return f"{host}:{PORT}"
+
+    def _reference(self) -> str:
+        host = self._machine.address()
+        command = [sys.executable, "-m", "funicular.classifier", "serve", "--host", host, "--port", str(PORT)]
+        part = self._machine.start("reference-classifier", command, core=self._rest)
+        wait_for("the reference classifier", lambda: status_of(host, PORT, "/readyz") == 200, part, timeout=60)
+        return f"{host}:{PORT}"
+
+    # --- what came of it ----------------------------------------------------------------------------------------------
+    def _results(self) -> Json:
+        rows = [
+            {
+                "path": it.path,
+                "size": it.size,
+                "policies": it.policies,
+                "requests_per_second": Spread.of(s.rate for s in shots).as_json(),
+                "p50_ms": round(statistics.median(s.p50 for s in shots), 3),
+                "p99_ms": round(statistics.median(s.p99 for s in shots), 3),
+                "failed": sum(s.failed for s in shots),
+            }
+            for it, shots in self._shots.items()
+        ]
+        ratios: Json = {}
+        for size in SIZES:
+            for count in (1, MANY):
+                ratios[f"control_vs_envoy, {size}, {count}"] = self._ratio("control", count, "plain", 1, size)
+                ratios[f"treatment_vs_control, {size}, {count}"] = self._ratio(
+                    "treatment", count, "control", count, size
+                )
+            ratios[f"treatment_reference_vs_control, {size}, 1"] = self._ratio(
+                "treatment-reference", 1, "control", 1, size
+            )
+            ratios[f"control_vs_litellm, {size}, 1"] = self._ratio("control", 1, "litellm", 1, size)
+        return {"rows": rows, "ratios": {name: it.as_json() for name, it in ratios.items() if it is not None}}
+
+    def _ratio(self, path: str, count: int, other: str, other_count: int, size: str) -> Spread | None:
+        above, below = self._of(path, count, size), self._of(other, other_count, size)
+        values = [a.rate / b.rate for a, b in zip(above, below, strict=False) if a.is_clean and b.is_clean]
+        return Spread.of(values) if values else None
+
+    def _of(self, path: str, count: int, size: str) -> list[Shot]:
+        return next((s for it, s in self._shots.items() if (it.path, it.policies, it.size) == (path, count, size)), [])
