@@ -444,6 +444,23 @@ async def test_a_secret_that_cannot_be_read_yet_is_no_acknowledgement(
     assert gateway.mini.keys == ["bearer one"]
 
 
+async def test_a_secret_that_is_needed_while_another_one_is_read(gateway: World, session: aiohttp.ClientSession) -> None:
+    """Envoy would refuse a cluster whose credential has no file yet, and the policy with it."""
+    await gateway.api.secret("first", key="one")
+    await gateway.api.secret("second", key="two")
+    await start(gateway, "a", "b")
+    gateway.api.silent = "/secrets"
+    await gateway.api.policy("a", gateway.traffic("a", 2, share=10_000, secret="first"))
+    await asyncio.sleep(0.3)  # the agent asks for the first
+    await gateway.api.policy("b", gateway.traffic("b", 2, share=10_000, secret="second"))
+    await asyncio.sleep(0.3)
+    gateway.api.silent = ""
+    await gateway.acked("a", 2)
+    await gateway.acked("b", 2)
+    assert (await gateway.ask(session, "b"))[2] == "treatment"
+    assert gateway.mini.keys[-1] == "bearer two"
+
+
 async def test_envoy_starts_and_serves_others_where_a_secret_never_was(
     gateway: World, session: aiohttp.ClientSession
 ) -> None:

@@ -167,9 +167,7 @@ class Applier:
 
     async def _converge(self) -> float | None:
         """One pass. Returns in how many seconds to come again for policies that had to wait."""
-        uses = self._uses()
-        self._secrets.need(uses)
-        await self._secrets.fetched(uses)
+        await self._fetch_secrets()
         targets = self._targets()
         changed = [key for key, part in targets.items() if not part.routes_like(self._installed.get(key))]
         gone = self._installed.keys() - targets.keys()
@@ -177,6 +175,15 @@ class Applier:
             self._settle()
             return None
         return await self._install(targets, changed)
+
+    async def _fetch_secrets(self) -> None:
+        """A policy that changes meanwhile may bring another Secret: Envoy refuses a cluster whose credential has no file."""
+        fetched: set[SecretUse] = set()
+        while not (uses := self._uses()) <= fetched:
+            self._secrets.need(uses)
+            await self._secrets.fetched(uses)
+            fetched = uses
+        self._secrets.need(uses)
 
     def _uses(self) -> set[SecretUse]:
         records = self._policies.records.values()
