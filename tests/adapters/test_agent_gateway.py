@@ -444,7 +444,9 @@ async def test_a_secret_that_cannot_be_read_yet_is_no_acknowledgement(
     assert gateway.mini.keys == ["bearer one"]
 
 
-async def test_a_secret_that_is_needed_while_another_one_is_read(gateway: World, session: aiohttp.ClientSession) -> None:
+async def test_a_secret_that_is_needed_while_another_one_is_read(
+    gateway: World, session: aiohttp.ClientSession
+) -> None:
     """Envoy would refuse a cluster whose credential has no file yet, and the policy with it."""
     await gateway.api.secret("first", key="one")
     await gateway.api.secret("second", key="two")
