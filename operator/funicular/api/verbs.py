@@ -14,6 +14,11 @@ from funicular.api.base import GROUP
 
 ANNOTATION = f"{GROUP}/verb"
 
+HOW_TO_ASK = (
+    "write `<verb> <revision> <any unique id> [who]`, as `kubectl funicular` does; verbs: "
+    "abort, pause, resume, promote, approve, retry"
+)
+
 
 class Verb(StrEnum):
     ABORT = "abort"
@@ -33,6 +38,11 @@ class Request:
 
     def annotation(self) -> str:
         return " ".join(part for part in (self.verb.value, self.revision, self.id, self.by) if part)
+
+
+def unreadable(annotation: str) -> str:
+    """The id under which a text that is no request is answered once: no request can have it, ids hold no spaces."""
+    return f"not understood: {annotation}"
 
 
 def parse(annotation: str) -> Request | None:

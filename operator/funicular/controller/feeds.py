@@ -136,7 +136,9 @@ def reason_of(pods: Sequence[Json]) -> tuple[str, str] | None:
             if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
                 last = (container.get("lastState") or {}).get("terminated") or {}
                 ended = f" (exit code {last['exitCode']})" if "exitCode" in last else ""
-                return waiting["reason"], (waiting.get("message") or f"pod {pod['metadata']['name']}") + ended
+                # kubelet's two words for the same take turns every few seconds
+                reason = "ImagePullBackOff" if waiting["reason"] == "ErrImagePull" else waiting["reason"]
+                return reason, (waiting.get("message") or f"pod {pod['metadata']['name']}") + ended
             if terminated:
                 text = terminated.get("message") or f"exit code {terminated.get('exitCode')}"
                 return terminated.get("reason") or "Terminated", text

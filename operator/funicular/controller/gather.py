@@ -14,7 +14,7 @@ from funicular.api.policy import Metadata, RoutingPolicy, parse_metadata, parse_
 from funicular.api.revision import classifier_name, revision_of
 from funicular.api.spec import RoutingPolicySpec
 from funicular.api.status import Status
-from funicular.api.verbs import ANNOTATION, Request, parse
+from funicular.api.verbs import ANNOTATION, Request, parse, unreadable
 from funicular.controller.managed import managed_by
 from funicular.controller.wiring import Ports
 from funicular.errors import InvalidPolicy, NotFound
@@ -147,6 +147,7 @@ def _request(metadata: Metadata, status: Status) -> tuple[Request | None, str | 
     if not text:
         return None, None
     request = parse(text)
+    answered = status.last_verb.id if status.last_verb is not None else None
     if request is None:
-        return None, text[:200]
-    return (None if status.last_verb is not None and status.last_verb.id == request.id else request), None
+        return None, (None if answered == unreadable(text[:200]) else text[:200])
+    return (None if answered == request.id else request), None

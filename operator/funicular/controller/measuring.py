@@ -78,7 +78,7 @@ async def measure(metrics: Metrics, spec: RoutingPolicySpec, look: Look) -> Meas
     try:
         window = await _frame(metrics, look)
         outcomes = queries.outcome_counts(await metrics.query(queries.outcomes(look.scope, window), look.now))
-        share = None if spec.strategy.classifier is None or look.idle else await _exercised(metrics, look, window)
+        decisions = () if spec.strategy.classifier is None or look.idle else await _decisions(metrics, look, window)
     except Unusable as exc:
         return _failed(look, exc.reason, str(exc))
     except FunicularError as exc:
@@ -93,7 +93,8 @@ async def measure(metrics: Metrics, spec: RoutingPolicySpec, look: Look) -> Meas
         slos=tuple([await session.slo(slo) for slo in spec.slos]),
         outcomes=outcomes,
         observed_share=observed_share(outcomes),
-        exercised=share,
+        exercised=queries.exercised(decisions),
+        undecided=queries.undecided(decisions),
     )
 
 
@@ -114,8 +115,8 @@ async def _frame(metrics: Metrics, look: Look) -> Window:
     return Window(start, end, disturbed=bool(found.get("resets") or found.get("vanished")))
 
 
-async def _exercised(metrics: Metrics, look: Look, window: Window) -> float | None:
-    return queries.exercised(await metrics.query(queries.decisions(look.scope, window), look.now))
+async def _decisions(metrics: Metrics, look: Look, window: Window) -> Vector:
+    return await metrics.query(queries.decisions(look.scope, window), look.now)
 
 
 def _failed(look: Look, reason: str, message: str) -> Measurements:
@@ -251,7 +252,7 @@ def single(answer: Vector, arm: str) -> float:
         labels = sorted({name for found, _ in answer for name in found})
         raise Unusable(
             "SeveralSeries",
-            f"the query gives {len(answer)} series for the {arm} arm (by {', '.join(labels[:5])}): wrap it in sum(...)",
+            f"the query gives {len(answer)} series for the {arm} arm (by {', '.join(labels[:5])})",
         )
     value = answer[0][1]
     if not math.isfinite(value):

@@ -19,7 +19,7 @@ from funicular.slo import queries
 from funicular.slo.model import Arm
 from funicular.slo.queries import Scope
 
-AGAIN = timedelta(seconds=60)
+AGAIN = timedelta(seconds=15)  # a person who mends it looks on
 REMEDY = {
     "MetricsUnavailable": "check spec.prometheus.url and that Prometheus runs",
     "AccessDenied": "correct spec.prometheus.auth",

@@ -117,7 +117,7 @@ class Evaluator(Protocol):
         self, key: str, spec: RoutingPolicySpec, traffic: Traffic | None = None
     ) -> tuple[Problem, ...] | None:
         """What came of asking each query of the spec once; None: being asked, the key is queued when it is known.
-        Asked again after a minute while there are problems."""
+        Asked again every 15 s while there are problems."""
 
 
 class History(Protocol):

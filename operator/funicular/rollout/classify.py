@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from funicular.api.duration import delta
-from funicular.api.revision import revision_of
+from funicular.api.revision import classifier_name, revision_of
 from funicular.api.spec import Approval, Mode, OnInconclusive, RoutingPolicySpec
 from funicular.api.status import Status, VerdictStatus
 from funicular.api.verbs import Verb
@@ -14,6 +14,13 @@ from funicular.rollout.observation import Observation, Problem
 from funicular.rollout.transitions import Signal, State
 from funicular.slo.model import Outcome
 
+AWAITED = frozenset({"Preflight", "Unready", "Progressing"})  # reasons that pass by themselves as a rule
+NO_GATEWAYS = Problem(
+    "spec.gateway.selector",
+    "NoGateways",
+    "no ready gateway pod carries these labels",
+    "correct the selector, or install gateways with these labels",
+)
 STALE_LOOKS = 3  # a verdict is too old to promote on after this many intervals
 LEAST_EXERCISED = (
     0.9  # of the treated requests must have been decided by the strategy, or the evidence speaks of the baseline
@@ -136,8 +143,20 @@ def is_at_baseline(status: Status) -> bool:
 
 
 def blockers(seen: Observation) -> tuple[Problem, ...]:
-    """What keeps a first share from being ordered. Traffic stays where it is."""
+    """What keeps a first share from being ordered. Traffic stays where it is. What is only waited for stands last."""
     found = list(seen.problems)
+    if seen.gateways.ready == 0:
+        found.append(NO_GATEWAYS)
+    if seen.classifier.needed and not seen.classifier.available:
+        reason = seen.classifier.reason or "Unready"
+        found.append(
+            Problem(
+                "spec.strategy.classifier.image",
+                reason,
+                seen.classifier.message or "no classifier pod is ready yet",
+                classifier_remedy(seen),
+            )
+        )
     if not seen.preflight_done:
         found.append(
             Problem(
@@ -147,26 +166,16 @@ def blockers(seen: Observation) -> tuple[Problem, ...]:
                 "wait, or check that Prometheus answers",
             )
         )
-    if seen.classifier.needed and not seen.classifier.available:
-        reason = seen.classifier.reason or "Unready"
-        found.append(
-            Problem(
-                "spec.strategy.classifier.image",
-                reason,
-                seen.classifier.message or "no classifier pod is ready yet",
-                "check the image's name, its pull secret and its logs",
-            )
-        )
-    if seen.gateways.ready == 0:
-        found.append(
-            Problem(
-                "spec.gateway.selector",
-                "NoGateways",
-                "no ready gateway pod carries these labels",
-                "correct the selector, or install gateways with these labels",
-            )
-        )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda problem: problem.reason in AWAITED))
+
+
+def classifier_remedy(seen: Observation) -> str:
+    """Where a person looks next when the operator's own classifier is not available."""
+    if "Image" in seen.classifier.reason:
+        return "correct the image's name, or give the namespace's default service account its pull secret"
+    revision = revision_of(seen.spec) if seen.spec else seen.status.revision
+    name = classifier_name(seen.metadata.name, revision)
+    return f"see kubectl -n {seen.metadata.namespace} describe deployment/{name}, and logs of the same"
 
 
 def has_expired(seen: Observation) -> bool:

@@ -12,8 +12,9 @@ from funicular.api.base import FINALIZER
 from funicular.api.duration import delta
 from funicular.api.revision import revision_of
 from funicular.api.spec import ClassifierStrategy, schema_free
-from funicular.api.status import Status, Timings, VerdictStatus
+from funicular.api.status import Condition, Status, Timings, Verb, VerdictStatus
 from funicular.api.traffic import Traffic
+from funicular.api.verbs import ANNOTATION, HOW_TO_ASK, unreadable
 from funicular.rollout.actions import (
     Action,
     Decision,
@@ -33,6 +34,7 @@ from funicular.rollout.observation import Observation
 from funicular.rollout.transitions import TRANSITIONS, Move, State, Step
 
 LOOK_AGAIN = timedelta(seconds=30)  # a safety net: events, reports and looks at Prometheus wake a policy earlier
+TROUBLE = {"Stalled": "True", "MetricsAvailable": "False", "ClassifierAvailable": "False", "GatewaysSynced": "False"}
 LOOK_AGAIN_SOON = timedelta(seconds=5)  # a Secret that appears wakes nobody
 
 
@@ -154,6 +156,10 @@ def _timed(seen: Observation) -> Timings | None:
 
 
 def _answered(seen: Observation, status: Status, transition: Step) -> Status:
+    if seen.bad_request is not None:
+        result = f"refused: {HOW_TO_ASK}"
+        answer = Verb(id=unreadable(seen.bad_request), verb="unknown", revision="", at=seen.now, result=result)
+        return status.model_copy(update={"last_verb": answer})
     verb = verb_result(seen, transition.move, transition.reason, seen.now)
     return status.model_copy(update={"last_verb": verb}) if verb else status
 
@@ -214,33 +220,40 @@ def _actions(
     found += [*writes, *classifiers] if urgent else [*classifiers, *writes]
     if status.spec_to_revert is not None and any(r.revision == status.revision for r in status.rejected):
         found.append(RestoreSpec(status.spec_to_revert, status.revision))
-    events = (*events, *_troubles(before, status))
+    return (*found, *events, *_troubles(before, status), *_refusal(seen, before, status))
+
+
+def _refusal(seen: Observation, before: Status, status: Status) -> tuple[Emit, ...]:
+    """What was asked by an annotation and is not done, with the reason."""
+    verb = status.last_verb
+    if verb is None or not verb.result.startswith("refused") or (before.last_verb and before.last_verb.id == verb.id):
+        return ()
     if seen.bad_request is not None:
-        events = (
-            *events,
-            Emit("UnknownVerb", f"the verb annotation {seen.bad_request!r} is not understood", warning=True),
-        )
-    return (*found, *events)
+        text = f"metadata.annotations[{ANNOTATION}]: {seen.bad_request!r} is not understood: {HOW_TO_ASK}"
+        return (Emit("UnknownVerb", text, warning=True),)
+    by = f" by {seen.request.by}" if seen.request is not None and seen.request.by else ""
+    return (Emit("VerbRefused", f"{verb.verb} of {verb.revision}{by} is {verb.result}", warning=True),)
 
 
 def _troubles(before: Status, status: Status) -> tuple[Emit, ...]:
-    """A Warning for each condition that has turned bad, or is bad for another reason than before."""
-
-    def is_bad(kind: str, value: str) -> bool:
-        return value == ("True" if kind == "Stalled" else "False")
-
+    """A Warning for each condition that has turned bad, or is bad for another reason or at another field than before."""
     found = []
-    for now in status.conditions:
-        if now.type not in ("Stalled", "MetricsAvailable", "ClassifierAvailable", "GatewaysSynced") or not is_bad(
-            now.type, now.status
-        ):
+    for now in filter(_is_trouble, status.conditions):
+        if now.reason in ("WaitingForGateways", "Starting"):  # as a rule that passes by itself
             continue
         then = before.condition(now.type)
-        if now.reason != "WaitingForGateways" and (
-            then is None or (then.status, then.reason) != (now.status, now.reason)
-        ):
+        if then is None or not _is_trouble(then) or (then.reason, _field(then)) != (now.reason, _field(now)):
             found.append(Emit(now.reason, now.message, warning=True))
     return tuple(found)
+
+
+def _is_trouble(condition: Condition) -> bool:
+    return TROUBLE.get(condition.type) == condition.status
+
+
+def _field(condition: Condition) -> str:
+    """The message of a condition that is a trouble begins with the field that it speaks of."""
+    return condition.message.partition(": ")[0] if _is_trouble(condition) else ""
 
 
 def _is_news(before: Status, status: Status) -> bool:
@@ -256,7 +269,7 @@ def _quiet(status: Status) -> Status:
     traffic = status.traffic
     if traffic is not None:
         traffic = traffic.model_copy(update={"share": traffic.share.model_copy(update={"observed": None})})
-    conditions = tuple(c.model_copy(update={"message": ""}) for c in status.conditions)
+    conditions = tuple(c.model_copy(update={"message": _field(c)}) for c in status.conditions)
     outcomes = any(v.outcome not in ("Pass", "Inconclusive") for v in status.verdicts)
     message = status.message if outcomes or not status.verdicts else status.phase
     return status.model_copy(

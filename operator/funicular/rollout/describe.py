@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 from funicular.api.duration import delta, readable
-from funicular.api.spec import Approval
+from funicular.api.spec import Approval, Mode
 from funicular.api.status import Condition, Status, VerdictStatus
-from funicular.rollout.classify import blockers, waits_for
-from funicular.rollout.judgement import tightest
+from funicular.rollout.classify import AWAITED, LEAST_EXERCISED, NO_GATEWAYS, blockers, classifier_remedy, waits_for
+from funicular.rollout.judgement import current_look, tightest
 from funicular.rollout.moves import percent
 from funicular.rollout.observation import Observation
 from funicular.rollout.transitions import State, Step
 from funicular.slo.model import Outcome
+
+STARTING = timedelta(seconds=15)  # for so long nobody is told that a classifier is not ready
+STUCK = timedelta(minutes=2)  # after so long it counts as blocked: somebody has to look
+# What to do about a look at Prometheus, or one SLO in it, that gave nothing to judge: by reason.
+METRICS_REMEDY = {
+    "MetricsUnavailable": "check spec.prometheus.url and that Prometheus runs",
+    "AccessDenied": "correct spec.prometheus.auth or the Secret that it names",
+    "SecretMissing": "create the Secret, or correct the reference",
+    "Stale": "check that Prometheus scrapes the gateway pods (their port named metrics) and that the pods are there",
+    "NoData": "check the query's metric and labels, and that Prometheus scrapes the gateway pods (their port named metrics)",
+    "InvalidQuery": "correct the query",
+    "SeveralSeries": "make it one series, for example with sum(...)",
+    "NotANumber": "keep it finite, for example with `or vector(0)` or `> 0` around the divisor",
+}
+# Outcomes that more samples alone will not settle: the message must say why.
+UNSETTLED = ("ControlFailsToo", "InformationSaturated", "ValueOutsideBound")
 
 
 def phase_of(seen: Observation, status: Status, state: State) -> str:
@@ -35,7 +52,15 @@ def phase_of(seen: Observation, status: Status, state: State) -> str:
 
 
 def _is_blocked(seen: Observation) -> bool:
-    return bool(seen.problems) or any(b.reason not in ("Preflight", "Unready", "Progressing") for b in blockers(seen))
+    return any(b.reason not in AWAITED for b in blockers(seen)) or _unready_for(seen) > STUCK
+
+
+def _unready_for(seen: Observation) -> timedelta:
+    """Since when the classifier has not been available."""
+    before = seen.status.condition("ClassifierAvailable")
+    if not seen.classifier.needed or seen.classifier.available or before is None or before.status != "False":
+        return timedelta(0)
+    return seen.now - before.last_transition_time
 
 
 def _awaits_approval(seen: Observation, status: Status) -> bool:
@@ -86,7 +111,8 @@ def _position(status: Status) -> str:
 def _missing(seen: Observation) -> str:
     if seen.gateways.ready == 0:
         return "a ready gateway pod"
-    return f"{seen.gateways.ready - seen.gateways.acked} of {seen.gateways.ready} gateway pods"
+    text = f"{seen.gateways.ready - seen.gateways.acked} of {seen.gateways.ready} gateway pods"
+    return f"{text} ({seen.gateways.errors[0][:300]})" if seen.gateways.errors else text
 
 
 def _last_rejected(status: Status) -> str:
@@ -115,9 +141,14 @@ def _evidence(seen: Observation, status: Status) -> str:
     missing = waits_for(seen, status.verdicts)
     if not missing:
         return "passed"
+    for _, is_fine, _, message in (_metrics(seen, status), _classifier(seen)):
+        if is_fine is False:
+            return f"held: {message}"
     tight = tightest(status.verdicts)
     if tight is None or tight.outcome == Outcome.PASS:
         return missing[0]
+    if tight.reason in UNSETTLED:
+        return f"{tight.slo} {tight.outcome.lower()}: {tight.message.removeprefix(f'{tight.slo}: ')}"
     samples = f"{step.samples:.0f} of {max(step.min_samples, round(tight.needed)):.0f} samples"
     left = eta(seen, status, tight)
     text = f"{tight.slo} {tight.outcome.lower()}, {samples}" + (f", about {readable(left)}" if left else "")
@@ -173,16 +204,12 @@ def _kstatus(seen: Observation, status: Status, state: State, transition: Step, 
 def _gateways(seen: Observation, status: Status, synced: bool) -> Facts:
     facts = seen.gateways
     if facts.ready == 0:
-        return (
-            "GatewaysSynced",
-            False,
-            "NoGateways",
-            "spec.gateway.selector: no ready gateway pod carries these labels",
-        )
+        return ("GatewaysSynced", False, NO_GATEWAYS.reason, NO_GATEWAYS.sentence())
+    if status.traffic is None:
+        return ("GatewaysSynced", None, "NotServed", "no gateway pod serves this policy")
     if facts.errors:
         return ("GatewaysSynced", False, "NotTaken", "; ".join(facts.errors)[:900])
-    version = status.traffic.version if status.traffic else 0
-    text = f"{facts.acked} of {facts.ready} gateway pods confirmed traffic version {version}"
+    text = f"{facts.acked} of {facts.ready} gateway pods confirmed traffic version {status.traffic.version}"
     return ("GatewaysSynced", synced, "AllConfirmed" if synced else "WaitingForGateways", text)
 
 
@@ -191,12 +218,13 @@ def _metrics(seen: Observation, status: Status) -> Facts:
     if query is not None:
         return ("MetricsAvailable", False, query.reason, query.sentence())
     look = seen.measurements
+    kept = "; the share is frozen until then" if status.candidate else ""
     if look is not None and look.error:
-        kept = "; the share is frozen until it answers again" if status.candidate else ""
-        return ("MetricsAvailable", False, look.error, look.message + kept)
-    broken = next((v for v in status.verdicts if v.outcome == Outcome.ERROR), None)
+        return ("MetricsAvailable", False, look.error, _unmeasured("spec.prometheus", look.error, look.message) + kept)
+    broken = next((v for v in status.verdicts if _is_unmeasured(v, status)), None)
     if broken is not None:
-        return ("MetricsAvailable", False, broken.reason, f"{broken.slo}: {broken.message}")
+        text = _unmeasured(_slo_field(seen, broken.slo), broken.reason, broken.message)
+        return ("MetricsAvailable", False, broken.reason, text + (kept if broken.mode == Mode.ENFORCE else ""))
     if look is None and not status.verdicts:
         return ("MetricsAvailable", None, "NotAsked", "nothing is measured yet")
     if (
@@ -209,16 +237,64 @@ def _metrics(seen: Observation, status: Status) -> Facts:
     return ("MetricsAvailable", True, "Answering", "")
 
 
+def _unmeasured(field: str, reason: str, message: str) -> str:
+    remedy = METRICS_REMEDY.get(reason, "check spec.prometheus")
+    return f"{field}: {message}; {remedy}"
+
+
+def _is_unmeasured(verdict: VerdictStatus, status: Status) -> bool:
+    """An error; or still nothing of it although the step has had all the requests that it wants."""
+    if verdict.outcome == Outcome.ERROR:
+        return True
+    step = status.step
+    return verdict.reason == "NoData" and step is not None and step.samples >= max(1, step.min_samples)
+
+
+def _slo_field(seen: Observation, name: str) -> str:
+    slos = seen.spec.slos if seen.spec is not None else ()
+    place = next(
+        (f"spec.slos[{i}]{'.query' if slo.query else ''}" for i, slo in enumerate(slos) if slo.name == name), ""
+    )
+    return f"{place} ({name})" if place else name
+
+
 def _classifier(seen: Observation) -> Facts:
     facts = seen.classifier
+    if facts.needed and not facts.available:
+        reason = facts.reason or "Unready"
+        if reason in AWAITED and _unready_for(seen) < STARTING:
+            reason = "Starting"
+        message = f"spec.strategy.classifier.image: {facts.message or 'no pod is ready'}; {classifier_remedy(seen)}"
+        return ("ClassifierAvailable", False, reason, f"{message}; until it is ready, the baseline answers")
+    look = current_look(seen)
+    if look is not None and look.exercised is not None and look.exercised < LEAST_EXERCISED:
+        return ("ClassifierAvailable", False, "NotDeciding", _undecided(seen, look.undecided))
     if not facts.needed:
         return ("ClassifierAvailable", True, "NotNeeded", "")
-    if facts.available:
-        return ("ClassifierAvailable", True, "Ready", "")
-    message = (
-        f"spec.strategy.classifier.image: {facts.message or 'no pod is ready'}; treated requests go to the baseline"
+    return ("ClassifierAvailable", True, "Ready", "")
+
+
+def _undecided(seen: Observation, shares: Mapping[str, float]) -> str:
+    """Which part of the treated requests the classifier did not decide, why, and where to look."""
+    declared = seen.spec.strategy.classifier if seen.spec is not None else None
+    labels = ", ".join(declared.routes) if declared else ""
+    wait = declared.timeout if declared else ""
+    why = {
+        "no_answer": f"without a usable answer within spec.strategy.classifier.timeout ({wait}): see the classifier's logs, "
+        "or allow more time",
+        "unknown_label": f"with a label that spec.strategy.classifier.routes does not list ({labels}): list it, or correct "
+        "the classifier",
+        "no_unit": "without an assignment unit",
+        "not_asked": "without being asked",
+    }
+    found = [
+        f"{share:.0%} {why.get(reason, reason)}" for reason, share in sorted(shares.items(), key=lambda it: -it[1])
+    ]
+    place = "url" if declared is not None and declared.url else "image"
+    return (
+        f"spec.strategy.classifier.{place}: {sum(shares.values()):.0%} of the treated requests of this step went to the "
+        f"baseline undecided, {'; '.join(found)}; no step passes on that"
     )
-    return ("ClassifierAvailable", False, facts.reason or "Unready", message)
 
 
 def _regressed(status: Status) -> Facts:

@@ -279,11 +279,20 @@ def decisions(scope: Scope, window: Window) -> str:
     return count("funicular_decisions_total" + scope.selector('arm="treatment"'), ("reason",), window)
 
 
+UNDECIDED = ("no_answer", "unknown_label", "not_asked", "no_unit")
+
+
 def exercised(vector: Vector) -> float | None:
     """Share of the treated requests for which the strategy gave a usable answer; None without requests."""
+    total = sum(value for _, value in vector)
+    return 1 - sum(undecided(vector).values()) if total > 0 else None
+
+
+def undecided(vector: Vector) -> dict[str, float]:
+    """Shares of the treated requests that the baseline answered because the strategy did not decide, by reason."""
+    total = sum(value for _, value in vector)
     by_reason: dict[str, float] = {}
     for labels, value in vector:
-        by_reason[labels.get("reason", "")] = by_reason.get(labels.get("reason", ""), 0.0) + value
-    total = sum(by_reason.values())
-    unasked = sum(by_reason.get(reason, 0.0) for reason in ("no_answer", "unknown_label", "not_asked", "no_unit"))
-    return 1 - unasked / total if total > 0 else None
+        if labels.get("reason") in UNDECIDED and total > 0 and value > 0:
+            by_reason[labels["reason"]] = by_reason.get(labels["reason"], 0.0) + value / total
+    return by_reason
