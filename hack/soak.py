@@ -88,6 +88,7 @@ class Soak:
         await self.watcher.wait(_is_served, RECOVERS, "the gateway pods serve the endpoint")
         await self.it.look()
         self.load.set_targets(self.it.gateways())
+        self.load.set_rate(2.5 * self.rate)
         shares = [float(str(step["share"])) for step in manifest["spec"]["rollout"]["steps"]]
         for share in shares:
             await self.watcher.wait(_in_effect(revision, share), LONGEST, f"{share:g} % of {revision} is in effect")
@@ -226,7 +227,7 @@ async def soak(cluster: Cluster, options: argparse.Namespace, console: Console, 
     interrupts.attach()
     habits = Habits(users=6_000, zipf=0.5, vote_share=0.6, up_if_good=0.95, spread=0.04)
     population = Population(habits, seed=options.seed)
-    load = LoadThread(population, (), rate=2.5 * options.rate, seed=options.seed, timeout=30.0, retry=True)
+    load = LoadThread(population, (), rate=0.0, seed=options.seed, timeout=30.0, retry=True)
     it = Stack(cluster, namespace="soak", gateways=3, operators=2, providers=policies.PROVIDERS, lease_seconds=10.0)
     timeline, began = Timeline(), time.time()
 
