@@ -9,7 +9,8 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from pathlib import Path
+
+import orjson
 
 from funicular.adapters.envoy_admin import CLUSTERS, ROUTES, SHARES
 from funicular.agent.applier import FILE
@@ -88,12 +89,10 @@ class Gateway:
             self.parts[own.endpoint] = self._compiler.policy("bench", f"policy-{i}", own)
         self.compile_seconds = time.perf_counter() - started
         self._write_all()
-        self._envoy = machine.envoy(name, bootstrap, core=core)
-        wait_for(f"gateway {name}", lambda: self._versions_are_taken(), self._envoy, timeout=60)
+        self.envoy = machine.envoy(name, bootstrap, core=core)
+        wait_for(f"gateway {name}", lambda: self._versions_are_taken(), self.envoy, timeout=60)
 
     def _write_all(self) -> None:
-        import orjson
-
         clusters = {name: content for part in self.parts.values() for name, content in part.clusters.items()}
         content, self._clusters = document([orjson.Fragment(it) for _, it in sorted(clusters.items())])
         self._files.write(FILE[CLUSTERS], content)
@@ -159,7 +158,3 @@ def share_changes(gateway: Gateway, times: int) -> list[float]:
             time.sleep(0.001)
         found.append(1000 * (time.perf_counter() - began))
     return found
-
-
-def state_folder(machine: Machine) -> Path:
-    return machine.folder

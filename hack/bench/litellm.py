@@ -17,6 +17,7 @@ import yaml
 from hack.bench.machine import Machine, status_of, wait_for
 from hack.cluster.binaries import cache_folder
 from hack.cluster.errors import ClusterError
+from hack.cluster.processes import Component
 
 REQUIREMENT = "litellm[proxy]"
 INSTALL_TIMEOUT = 900
@@ -60,8 +61,8 @@ def install(say: Callable[[str], None]) -> Path | None:
     return command
 
 
-def start(machine: Machine, command: Path, upstream: str, model: str, *, core: str) -> str:
-    """Its base URL, once it answers. One worker, no database, no logs: what a benchmark of its own uses."""
+def start(machine: Machine, command: Path, upstream: str, model: str, *, core: str) -> tuple[str, Component] | None:
+    """Its address, once it answers; None: it does not, and why has been said. One worker, no database, no logs."""
     host, port = machine.address(), 4000
     config = machine.folder / "litellm.yaml"
     parameters = {"model": "openai/upstream", "api_base": f"http://{upstream}/v1", "api_key": "sk-bench"}
@@ -96,5 +97,5 @@ def start(machine: Machine, command: Path, upstream: str, model: str, *, core: s
         wait_for("LiteLLM", lambda: status_of(host, port, "/health/liveliness") == 200, part, timeout=120)
     except ClusterError as error:
         print(f"LiteLLM is left out: {error}", file=sys.stderr)
-        return ""
-    return f"http://{host}:{port}"
+        return None
+    return f"{host}:{port}", part

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from hack.cluster import slots
 from hack.cluster.errors import ClusterError
 from hack.cluster.processes import Component, Guard
@@ -81,6 +83,15 @@ class Machine:
         part.start()
         self._parts.append(part)
         return part
+
+    @staticmethod
+    def cpu_seconds(part: Component) -> float:
+        """That the process has used so far; 0 if it is gone."""
+        try:
+            times = psutil.Process(part.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
 
     def envoy(self, name: str, bootstrap: Path, *, core: str) -> Component:
         command = [envoy_binary(), "--config-path", str(bootstrap), "--use-dynamic-base-id", "--concurrency", "1"]

@@ -30,7 +30,7 @@ PROVIDERS = (Provider("frontier", "gpt-frontier"), Provider("mini", "mini-1"))
 
 
 def manifest(stack: Stack, revision: int) -> Json:
-    """Round `revision`'s spec: only the model's name differs, so every round is a new revision and has no classifier to wait for."""
+    """Round `revision`'s spec: only the model's name differs; a new revision each, and no classifier to wait for."""
     return {
         "apiVersion": "routing.funicular.dev/v1alpha1",
         "kind": "RoutingPolicy",

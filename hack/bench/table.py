@@ -19,7 +19,7 @@ def show(found: Json, console: Console) -> None:
 
 def _rates(part: Json, console: Console) -> None:
     table = Table(title="requests a second (one core under test; trust the ratios)", title_justify="left")
-    for name in ("path", "body", "policies", "min", "median", "max", "p50 ms", "p99 ms", "failed"):
+    for name in ("path", "body", "policies", "min", "median", "max", "p50 ms", "p99 ms", "CPU us", "failed"):
         table.add_column(name, justify="left" if name in ("path", "body") else "right")
     for row in part["rows"]:
         rate = row["requests_per_second"]
@@ -30,6 +30,7 @@ def _rates(part: Json, console: Console) -> None:
             *(f"{rate[k]:,.0f}" for k in ("min", "median", "max")),
             f"{row['p50_ms']:.2f}",
             f"{row['p99_ms']:.2f}",
+            f"{row['cpu_us']:,.0f}",
             str(row["failed"]),
         )
     console.print(table)

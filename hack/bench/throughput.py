@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from funicular.api.traffic import WHOLE
@@ -18,6 +18,7 @@ from hack.bench import litellm, upstream
 from hack.bench.gateway import MODEL, PORT, Gateway
 from hack.bench.machine import Machine, cores, status_of, wait_for
 from hack.bench.wrk import Shot, Wrk
+from hack.cluster.processes import Component
 
 Json = dict[str, Any]
 SIZES = {"2 kB": 2_000, "100 kB": 100_000, "1 MB": 1_000_000}
@@ -32,11 +33,20 @@ class Subject:
     path: str  # plain, control, treatment, treatment-reference, litellm, upstream
     size: str
     policies: int
-    url: str
+    at: str  # host:port
+    part: Component = field(compare=False)
 
     @property
     def name(self) -> str:
         return f"{self.path}, {self.size}" + (f", {self.policies:,} policies" if self.policies > 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A process that listens."""
+
+    at: str
+    part: Component
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,94 +90,85 @@ class Throughput:
         for number in range(self._rounds):
             self._say(f"round {number + 1} of {self._rounds}: {len(subjects)} subjects, {self._seconds:g} s each")
             for it in subjects:
-                shot = wrk.shoot(it.url, SIZES[it.size], self._seconds, CONNECTIONS[it.size])
-                self._shots.setdefault(it, []).append(shot)
+                self._shots.setdefault(it, []).append(self._shoot(wrk, it))
         return self._results()
+
+    def _shoot(self, wrk: Wrk, it: Subject) -> Shot:
+        used = self._machine.cpu_seconds(it.part)
+        shot = wrk.shoot(f"http://{it.at}", SIZES[it.size], self._seconds, CONNECTIONS[it.size])
+        used = self._machine.cpu_seconds(it.part) - used
+        return replace(shot, cpu_us=1e6 * used / shot.requests if shot.requests else None)
 
     # --- what is shot at ----------------------------------------------------------------------------------------------
     def _prepare(self) -> list[Subject]:
-        machine, core, rest = self._machine, self._core, self._rest
+        core, rest = self._core, self._rest
         provider = self._envoy("upstream", lambda host: upstream.provider(host, PORT), rest)
         instant = self._envoy("classifier", lambda host: upstream.classifier(host, PORT), rest)
-        host, _, port = provider.partition(":")
+        host, _, port = provider.at.partition(":")
         plain = self._envoy("plain", lambda own: upstream.proxy(own, PORT, host, int(port)), core)
         reference = self._reference()
-        paths = {("upstream", 1): provider, ("plain", 1): plain}
+        paths: dict[tuple[str, int], Place] = {("upstream", 1): provider, ("plain", 1): plain}
         for count in (1, MANY):
             self._say(f"our gateway with {count:,} {'policy' if count == 1 else 'policies'}")
             gateways = {
-                "control": Gateway(
-                    machine,
-                    f"control-{count}",
-                    policies=count,
-                    upstream=provider,
-                    classifier=instant,
-                    share=0,
-                    core=core,
-                ),
-                "treatment": Gateway(
-                    machine,
-                    f"treatment-{count}",
-                    policies=count,
-                    upstream=provider,
-                    classifier=instant,
-                    share=WHOLE,
-                    core=core,
-                ),
+                name: self._gateway(f"{name}-{count}", count, provider, instant, share)
+                for name, share in (("control", 0), ("treatment", WHOLE))
             }
             self._check(gateways)
-            paths |= {(name, count): f"{it.host}:{PORT}" for name, it in gateways.items()}
+            paths |= {(name, count): Place(f"{it.host}:{PORT}", it.envoy) for name, it in gateways.items()}
             if count == MANY:
                 self.many = gateways["treatment"]
-        if reference:
-            asked = Gateway(
-                machine,
-                "treatment-reference",
-                policies=1,
-                upstream=provider,
-                classifier=reference,
-                share=WHOLE,
-                core=core,
-            )
-            paths["treatment-reference", 1] = f"{asked.host}:{PORT}"
+        asked = self._gateway("treatment-reference", 1, provider, reference, WHOLE)
+        paths["treatment-reference", 1] = Place(f"{asked.host}:{PORT}", asked.envoy)
         found = [
-            Subject(path, size, count, f"http://{at}")
+            Subject(path, size, count, place.at, place.part)
             for size in SIZES
-            for (path, count), at in paths.items()
+            for (path, count), place in paths.items()
             if not (self._quick and path == "treatment-reference" and size != "2 kB")
         ]
         return found + self._litellm(provider)
+
+    def _gateway(self, name: str, policies: int, provider: Place, classifier: Place, share: int) -> Gateway:
+        return Gateway(
+            self._machine,
+            name,
+            policies=policies,
+            upstream=provider.at,
+            classifier=classifier.at,
+            share=share,
+            core=self._core,
+        )
 
     def _check(self, gateways: dict[str, Gateway]) -> None:
         for name, it in gateways.items():
             wait_for(f"the {name} arm", lambda it=it, name=name: it.arm("user-1") == name)  # type: ignore[misc]
         wait_for("the instant classifier", lambda: gateways["treatment"].answered_by("user-1") == "mini")
 
-    def _litellm(self, provider: str) -> list[Subject]:
+    def _litellm(self, provider: Place) -> list[Subject]:
         if not self._with_litellm:
             return []
         command = litellm.install(self._say)
         if command is None:
             return []
         self._say("starting LiteLLM")
-        url = litellm.start(self._machine, command, provider, MODEL, core=self._core)
+        found = litellm.start(self._machine, command, provider.at, MODEL, core=self._core)
         sizes = ("2 kB",) if self._quick else ("2 kB", "100 kB")
-        return [Subject("litellm", size, 1, url) for size in sizes] if url else []
+        return [Subject("litellm", size, 1, *found) for size in sizes] if found else []
 
-    def _envoy(self, name: str, config: Callable[[str], Json], core: str) -> str:
+    def _envoy(self, name: str, config: Callable[[str], Json], core: str) -> Place:
         host = self._machine.address()
         path = self._machine.folder / f"{name}.json"
         path.write_text(json.dumps(config(host)))
         part = self._machine.envoy(name, path, core=core)
         wait_for(name, lambda: status_of(host, PORT, "/") is not None, part)
-        return f"{host}:{PORT}"
+        return Place(f"{host}:{PORT}", part)
 
-    def _reference(self) -> str:
+    def _reference(self) -> Place:
         host = self._machine.address()
         command = [sys.executable, "-m", "funicular.classifier", "serve", "--host", host, "--port", str(PORT)]
         part = self._machine.start("reference-classifier", command, core=self._rest)
         wait_for("the reference classifier", lambda: status_of(host, PORT, "/readyz") == 200, part, timeout=60)
-        return f"{host}:{PORT}"
+        return Place(f"{host}:{PORT}", part)
 
     # --- what came of it ----------------------------------------------------------------------------------------------
     def _results(self) -> Json:
@@ -179,6 +180,7 @@ class Throughput:
                 "requests_per_second": Spread.of(s.rate for s in shots).as_json(),
                 "p50_ms": round(statistics.median(s.p50 for s in shots), 3),
                 "p99_ms": round(statistics.median(s.p99 for s in shots), 3),
+                "cpu_us": round(statistics.median([s.cpu_us for s in shots if s.cpu_us is not None] or [0.0]), 1),
                 "failed": sum(s.failed for s in shots),
             }
             for it, shots in self._shots.items()
@@ -194,7 +196,23 @@ class Throughput:
                 "treatment-reference", 1, "control", 1, size
             )
             ratios[f"control_vs_litellm, {size}, 1"] = self._ratio("control", 1, "litellm", 1, size)
-        return {"rows": rows, "ratios": {name: it.as_json() for name, it in ratios.items() if it is not None}}
+        by_cpu = {f"{name}_by_cpu": it for name, it in self._by_cpu().items()}
+        return {"rows": rows, **by_cpu, "ratios": {name: it.as_json() for name, it in ratios.items() if it is not None}}
+
+    def _by_cpu(self) -> dict[str, float | None]:
+        """The same ratios from the subject's own CPU time a request: what a busy machine hardly distorts. 2 kB, one policy."""
+
+        def cpu(path: str) -> float | None:
+            found = [s.cpu_us for s in self._of(path, 1, "2 kB") if s.cpu_us]
+            return statistics.median(found) if found else None
+
+        pairs = {
+            "control_vs_envoy": ("plain", "control"),
+            "treatment_vs_control": ("control", "treatment"),
+            "control_vs_litellm": ("litellm", "control"),
+        }
+        found = {name: (cpu(a), cpu(b)) for name, (a, b) in pairs.items()}
+        return {name: round(a / b, 4) if a and b else None for name, (a, b) in found.items()}
 
     def _ratio(self, path: str, count: int, other: str, other_count: int, size: str) -> Spread | None:
         above, below = self._of(path, count, size), self._of(other, other_count, size)

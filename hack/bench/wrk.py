@@ -35,10 +35,12 @@ end
 class Shot:
     """One run of wrk. Latencies in milliseconds."""
 
+    requests: int
     rate: float
     p50: float
     p99: float
     failed: int
+    cpu_us: float | None = None  # of the subject's own process, a request
 
     @property
     def is_clean(self) -> bool:
@@ -86,11 +88,16 @@ def parse(out: str) -> Shot:
     rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
     if rate is None:
         raise ClusterError(f"wrk said something unexpected:\n{out}")
+    requests = re.search(r"(\d+) requests in", out)
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
     sockets = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
     broken = sum(map(int, sockets.groups())) if sockets else 0
     return Shot(
-        float(rate[1]), _quantile(out, "50%"), _quantile(out, "99%"), broken + (int(failed[1]) if failed else 0)
+        int(requests[1]) if requests else 0,
+        float(rate[1]),
+        _quantile(out, "50%"),
+        _quantile(out, "99%"),
+        broken + (int(failed[1]) if failed else 0),
     )
 
 
