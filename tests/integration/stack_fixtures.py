@@ -179,6 +179,17 @@ class Scene:
     async def body(self) -> Json:
         return await self.stack.policy(self.name)
 
+    async def treats(self, of: str, at_least: int = 20) -> None:
+        """Users are being answered by this revision."""
+
+        async def are_treated() -> bool:
+            answers = [
+                o.answer for o in list(self.load.results.outcomes)[-500:] if o.answer and o.answer.revision == of
+            ]
+            return sum(answer.arm == "treatment" for answer in answers) >= at_least
+
+        await until(are_treated, f"{of} treats users")
+
     async def events(self) -> list[tuple[str, str]]:
         """(reason, note) of the Events about it, the oldest first."""
         found, _ = await self.stack.kube.list_all(path_of("events.k8s.io/v1", "events", self.stack.namespace))
