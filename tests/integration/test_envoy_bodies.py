@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.integration.envoy_rig import Rig, Upstreamer, rig
 from tests.unit.compile.builders import make_policy, make_route, make_traffic, make_upstream
@@ -226,6 +227,15 @@ async def test_paths_that_do_not_exist_are_named_so(gateway: Rig) -> None:
     ):
         answer = await gateway.call(method, path)
         assert (answer.status, answer.json()["error"]["code"]) == (404, "unknown_path")
+
+
+async def test_no_path_leads_out_of_a_providers_prefix(gateway: Rig) -> None:
+    for path in ("/v1/../admin", "/v1/x/../../admin", "/v1/%2e%2e/admin", "/v1/x/%2E%2E/%2e%2e/admin"):
+        async with gateway.session.post(
+            URL(gateway.url + path, encoded=True), data=b'{"model":"support-chat"}'
+        ) as answer:
+            assert answer.status == 404
+    assert not provider(gateway).seen
 
 
 async def test_health_follows_the_drain(gateway: Rig) -> None:

@@ -103,6 +103,44 @@ async def test_a_mistake_of_the_client_is_not_rescued(gateway: Rig, status: int)
     assert total(await gateway.samples(), "funicular_outcomes_total", outcome="good") == 1
 
 
+async def test_the_baseline_has_its_own_time_when_the_candidate_had_less(gateway: Rig) -> None:
+    frontier, mini = await all_to_mini(gateway, timeout="200ms", credentials=make_credentials("second"))
+
+    async def thinks(_: web.Request) -> web.Response:
+        await asyncio.sleep(0.6)
+        return web.json_response({"from": "frontier"})
+
+    mini.handler, frontier.handler = hangs, thinks
+    headers = {"x-forwarded-for": "8.8.8.8", "x-funicular-edits": "0 0 0 -1 -1 /"}
+    answer = await gateway.chat("alice", headers=headers, text="ü" * 2000)
+    assert (answer.status, answer.candidate) == (200, "frontier")
+    for seen in (mini.seen[0], frontier.seen[0]):
+        assert not [h for h in seen.headers if h.startswith(("x-funicular", "x-envoy", "x-forwarded-for"))]
+        assert json.loads(seen.body)["text"] == "ü" * 2000
+    assert mini.seen[0].headers["authorization"] == "Bearer key-of-second"
+    assert "authorization" not in frontier.seen[0].headers
+
+
+async def test_stream_options_of_any_shape_reach_a_candidate_with_less_time(gateway: Rig) -> None:
+    _, mini = await all_to_mini(gateway, timeout="2s")
+    body = b'{"stream":true,"stream_options":\n{\r\n\t"x":"\xc3\xbc"\n},"user":"alice","model":"support-chat"}'
+    assert (await gateway.call("POST", "/v1/chat/completions", body)).candidate == "mini"
+    sent = json.loads(mini.seen[0].body)
+    assert sent["stream_options"] == {"include_usage": True, "x": "ü"}
+    assert sent["model"] == "model-of-mini"
+
+
+async def test_the_baselines_time_ends_too(gateway: Rig) -> None:
+    frontier, mini = await gateway.upstream("frontier"), await gateway.upstream("mini")
+    frontier.handler = mini.handler = hangs
+    first = make_upstream("frontier", frontier.url, timeout="300ms")
+    second = make_upstream("mini", mini.url, timeout="100ms")
+    route = make_route("bbbb", first, second, single="mini")
+    await gateway.start(make_policy(make_traffic(make_route("aaaa", first), route, 10_000)))
+    answer = await gateway.chat("alice")
+    assert (answer.status, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+
+
 async def test_many_failures_at_once_are_all_rescued(gateway: Rig) -> None:
     _, mini = await all_to_mini(gateway)
     mini.handler = says(503)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import json
 
-from funicular.api.traffic import Upstream
+from funicular.api.duration import seconds
+from funicular.api.traffic import Route, Upstream
 from funicular.compile.inputs import (
     GatewaySettings,
     Json,
@@ -19,18 +20,24 @@ from funicular.compile.inputs import (
     digest,
     secret_use,
     target_of,
+    upstream_of,
 )
-from funicular.compile.protos import API, SPACE, address, lua, sds, typed
+from funicular.compile.protos import API, EDITS, EGRESS, SPACE, address, lua, sds, typed
 
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _UNBOUNDED = 1 << 30
+PER_TRY = "x-envoy-upstream-rq-per-try-timeout-ms"
 _STRIPPED = (
     "accept-encoding",  # a compressed answer's tokens cannot be counted
     "api-key",
     "authorization",
     "cookie",
+    "forwarded",
     "proxy-authorization",
     "x-api-key",
+    "x-envoy-internal",
+    PER_TRY,
+    "x-forwarded-for",
     "x-goog-api-key",
 )
 _REFUSING = ("127.0.0.1", 1)  # nothing listens on tcpmux
@@ -48,6 +55,15 @@ def classifier_cluster(url: str) -> str:
     return f"classifier/{'https' if target.tls else 'http'}/{target.host}:{target.port}"
 
 
+def relay_cluster(policy: PolicyTraffic, route: Route, upstream: Upstream) -> str | None:
+    """A route has one time limit for both of its attempts. A candidate that has less time than the baseline is asked
+    through the egress listener, which keeps the shorter limit; None: it has as much."""
+    within = seconds(upstream.timeout)
+    if within >= seconds(upstream_of(route, route.baseline).timeout):
+        return None
+    return f"{upstream_cluster(policy, upstream)}/within/{within:g}s"
+
+
 def policy_clusters(policy: PolicyTraffic, settings: GatewaySettings) -> dict[str, Json]:
     """By name. Raises ValueError for a URL that is none."""
     found: dict[str, Json] = {}
@@ -56,9 +72,11 @@ def policy_clusters(policy: PolicyTraffic, settings: GatewaySettings) -> dict[st
             name = upstream_cluster(policy, upstream)
             if name not in found:
                 found[name] = _candidate(name, policy, upstream, settings)
+            if (relay := relay_cluster(policy, route, upstream)) is not None:
+                found[relay] = _relay(relay, name, upstream, settings)
         if route.classifier is not None:
             name = classifier_cluster(route.classifier.url)
-            found[name] = _cluster(name, target_of(route.classifier.url), settings, {})
+            found[name] = _external(name, target_of(route.classifier.url), settings, {})
     return found
 
 
@@ -93,7 +111,35 @@ def _candidate(name: str, policy: PolicyTraffic, upstream: Upstream, settings: G
         filters.append(_credential(policy, upstream, settings))
     filters.append(typed("envoy.filters.http.upstream_codec", "filters.http.upstream_codec.v3.UpstreamCodec"))
     return {
-        **_cluster(name, target, settings, {"http_filters": filters}),
+        **_external(name, target, settings, {"http_filters": filters}),
+        "metadata": {"filter_metadata": {SPACE: {"candidate": upstream.name}}},
+    }
+
+
+def _relay(name: str, to: str, upstream: Upstream, settings: GatewaySettings) -> Json:
+    """To the egress listener of this Envoy, with what it has to know in headers that no provider sees."""
+    known = {
+        "x-funicular-to": to,
+        "x-funicular-edits": f"%FILTER_STATE({EDITS}:PLAIN)%",
+        PER_TRY: str(max(1, round(seconds(upstream.timeout) * 1000))),
+        "x-forwarded-for": "127.0.0.1",  # from within: else the time limit would be stripped
+    }
+    mutations: list[Json] = [{"remove_on_match": {"key_matcher": {"prefix": "x-funicular-"}}}]
+    mutations += [
+        {"append": {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+        for key, value in known.items()
+    ]
+    filters = [
+        typed(
+            "envoy.filters.http.header_mutation",
+            "filters.http.header_mutation.v3.HeaderMutation",
+            mutations={"request_mutations": mutations},
+        ),
+        typed("envoy.filters.http.upstream_codec", "filters.http.upstream_codec.v3.UpstreamCodec"),
+    ]
+    inside = {"endpoint": {"address": {"envoy_internal_address": {"server_listener_name": EGRESS}}}}
+    return {
+        **_cluster(name, None, [{"lb_endpoints": [inside]}], settings, {"http_filters": filters}),
         "metadata": {"filter_metadata": {SPACE: {"candidate": upstream.name}}},
     }
 
@@ -116,20 +162,24 @@ def _credential(policy: PolicyTraffic, upstream: Upstream, settings: GatewaySett
     )
 
 
-def _cluster(name: str, target: Target, settings: GatewaySettings, options: Json) -> Json:
-    http1: Json = {"http_protocol_options": {}}
-    protocol = (
-        {"auto_config": {**http1, "http2_protocol_options": {}}} if target.tls else {"explicit_http_config": http1}
-    )
-    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), _UNBOUNDED)
+def _external(name: str, target: Target, settings: GatewaySettings, options: Json) -> Json:
     groups: list[Json] = [{"lb_endpoints": [_endpoint(target.host, target.port)]}]
     if not is_address(target.host):
         # a cluster without hosts is answered with 503 at once, and never falls back; one that refuses does
         groups.append({"lb_endpoints": [_endpoint(*_REFUSING)], "priority": 1})
+    return _cluster(name, target, groups, settings, options)
+
+
+def _cluster(name: str, target: Target | None, groups: list[Json], settings: GatewaySettings, options: Json) -> Json:
+    """`target`: outside of this process; None: within."""
+    http1: Json = {"http_protocol_options": {}}
+    tls = target is not None and target.tls
+    protocol = {"auto_config": {**http1, "http2_protocol_options": {}}} if tls else {"explicit_http_config": http1}
+    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), _UNBOUNDED)
     return {
         "@type": API + "envoy.config.cluster.v3.Cluster",
         "name": name,
-        **_discovery(target, settings),
+        **(_discovery(target, settings) if target else {"type": "STATIC"}),
         "connect_timeout": "2s",
         "per_connection_buffer_limit_bytes": settings.body_limit,
         # the default of three retries at once would lose requests just when a candidate fails
@@ -143,7 +193,7 @@ def _cluster(name: str, target: Target, settings: GatewaySettings, options: Json
                 **options,
             }
         },
-        **({"transport_socket": _tls(target, settings)} if target.tls else {}),
+        **({"transport_socket": _tls(target, settings)} if target and tls else {}),
     }
 
 

@@ -7,7 +7,9 @@ from funicular.compile.inputs import GatewaySettings, Json
 API = "type.googleapis.com/"
 EXTENSION = API + "envoy.extensions."
 MODEL, OTHER, UNIT, REPLICATE = "fun.model", "fun.other", "fun.unit", "fun.replicate"  # set by lua/downstream.lua
-NO_UNIT = "fun.no_unit"
+NO_UNIT, EDITS = "fun.no_unit", "fun.edits"
+RELAYED = "fun.relayed"  # the edits of a request that came through the egress listener
+EGRESS = "egress"
 SPACE = "fun"  # of our metadata
 
 

@@ -15,7 +15,7 @@ from funicular.api.duration import seconds
 from funicular.api.spec import UnitSource
 from funicular.api.traffic import Route
 from funicular.compile.assignment import Arm, holdback_seed, share_seed
-from funicular.compile.clusters import classifier_cluster, upstream_cluster
+from funicular.compile.clusters import classifier_cluster, relay_cluster, upstream_cluster
 from funicular.compile.inputs import GatewaySettings, Json, PolicyTraffic, target_of, upstream_of
 from funicular.compile.protos import (
     API,
@@ -115,16 +115,15 @@ class _Arms:
         if name == route.baseline:
             return self._baseline(route)
         candidate, baseline = upstream_of(route, name), upstream_of(route, route.baseline)
-        groups = [
-            {"name": str(i), "clusters": [{"cluster_name": upstream_cluster(self._policy, upstream), "weight": 1}]}
-            for i, upstream in enumerate((candidate, baseline))
-        ]
+        relay = relay_cluster(self._policy, route, candidate)
+        first, last = relay or upstream_cluster(self._policy, candidate), upstream_cluster(self._policy, baseline)
+        groups = [{"name": str(i), "clusters": [{"cluster_name": c, "weight": 1}]} for i, c in enumerate((first, last))]
         plugin = typed(
             "envoy.router.cluster_specifier_plugin.priority_group",
             "router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier",
             priority_groups=groups,
         )
-        retry = {**_FALLBACK, "per_try_timeout": seconds_text(seconds(candidate.timeout))}
+        retry = {**_FALLBACK, "per_try_timeout": seconds_text(seconds((baseline if relay else candidate).timeout))}
         return {"inline_cluster_specifier_plugin": {"extension": plugin}, "retry_policy": retry}
 
     # --- subtrees -----------------------------------------------------------------------------------------------------

@@ -128,7 +128,10 @@ def access_log() -> list[Json]:
         _logger(tokens, only_if=_present("completion_tokens")),
         _logger([slow(_tag("i", FIRST_TOKEN))], only_if=_present("late")),
         _logger(
-            [slow(_route("i0", "i")), *(slow(_route(f"i{n}", "i"), _true("x", _over(n))) for n in range(1, DURATION_BOUNDS))],
+            [
+                slow(_route("i0", "i")),
+                *(slow(_route(f"i{n}", "i"), _true("x", _over(n))) for n in range(1, DURATION_BOUNDS)),
+            ],
             only_if=_cel(_over(0)),
         ),
     ]

@@ -43,7 +43,7 @@ end
 -- asks by itself. Whoever did not ask shall not see the event that answers: see M.response.
 local function usage_wanted(a, b, open)
   if not a then return open + 1, open, '"stream_options":{"include_usage":true},' end
-  local text = scan.text(a, b)
+  local text = gsub(scan.text(a, b), "%c", " ") -- it may travel in a header
   if find(text, '"include_usage"%s*:%s*true') then return -1, -1, "" end
   local changed, found = gsub(text, '("include_usage"%s*:%s*)[%w]+', "%1true")
   if found == 0 then changed, found = gsub(text, "^{(%s*[^%s}])", '{"include_usage":true,%1') end
@@ -67,7 +67,6 @@ local function extract(h, path)
   local a, b, options = -1, -1, ""          -- where include_usage goes: over a value, or after the opening brace
   if chat and first.stream and scan.text(first.stream, last.stream) == "true" then
     a, b, options = usage_wanted(first.stream_options, last.stream_options, open)
-    if a >= 0 then state:set("fun.hide", "envoy.string", "1") end
   end
   state:set("fun.edits", "envoy.string", format("%d %d %d %d %d %s %s", who, at, last.model, a, b, path, options))
   if not chat then state:set("fun.other", "envoy.string", "1") end
@@ -76,14 +75,15 @@ local function extract(h, path)
   if not chat then return end
 
   local policy = h:metadata()               -- of the control route, since there is no unit yet
-  local units = policy:get("units")
+  local units, bound = policy:get("units"), policy:get("ttft")
+  if bound or a >= 0 then                   -- for the answer: when its first byte is due, whether to hide its usage
+    state:set("fun.watch", "envoy.string", format("%.6f %d", bound and began + bound or 0, a >= 0 and 1 or 0))
+  end
   if not units then return end
   local unit = unit_of(units, h:headers(), first, last)
   if not unit then return state:set("fun.no_unit", "envoy.string", "1") end
   state:set("fun.unit", "envoy.string", unit)
   state:set("fun.replicate", "envoy.string", format("%d", tonumber(hash.xxh64(unit, REPLICATE_SEED) % 64)))
-  local bound = policy:get("ttft")
-  if bound then state:set("fun.deadline", "envoy.string", format("%.6f", began + bound)) end
   h:clearRouteCache()
 end
 
@@ -148,13 +148,14 @@ function M.response(h, path)
   if sub(id, 1, 1) == ";" then headers:remove("x-funicular-id"); return end -- no policy answered
   local secret = signing_key(path)
   if secret then headers:replace("x-funicular-id", id .. ";" .. hash.hmac(secret, id, 4)) end
-  local state = h:streamInfo():filterState()
-  local deadline, hide = state:get("fun.deadline"), state:get("fun.hide")
-  if hide and sub(headers:get("content-type") or "", 1, 17) ~= "text/event-stream" then hide = nil end
-  if not deadline and not hide then return end
+  local watch = h:streamInfo():filterState():get("fun.watch")
+  if not watch then return end
+  local due, hide = string.match(watch, "^(%S+) (%d)")
+  due, hide = tonumber(due), hide == "1" and sub(headers:get("content-type") or "", 1, 17) == "text/event-stream"
+  if due == 0 and not hide then return end
   for piece in h:bodyChunks() do
-    if deadline and now() > tonumber(deadline) then h:streamInfo():dynamicMetadata():set("fun", "late", "1") end
-    deadline = nil
+    if due > 0 and now() > due then h:streamInfo():dynamicMetadata():set("fun", "late", "1") end
+    due = 0
     if not hide then break end              -- the other pieces pass without us
     if not hide_usage(piece) then break end
   end

@@ -5,11 +5,14 @@ local match, tonumber = string.match, tonumber
 
 local function rewrite(h, headers, body, model)
   local context = h:filterContext()
-  local who, first, last, a, b, path, options = match(h:streamInfo():filterState():get("fun.edits"), "^(%d+) (%d+) (%d+) (%-?%d+) (%-?%d+) (%S*) (.*)$")
+  local state = h:streamInfo():filterState()
+  local edits = state:get("fun.edits")
+  local relayed = not edits and state:get("fun.relayed")
+  local who, first, last, a, b, path, options = match(edits or relayed, "^(%d+) (%d+) (%d+) (%-?%d+) (%-?%d+) (%S*) ?(.*)$")
   headers:replace(":path", context:get("path") .. path)
   headers:replace(":authority", context:get("host"))
   first, last, a, b = tonumber(first), tonumber(last), tonumber(a), tonumber(b)
-  local n = scan.load(body, who)
+  local n = scan.load(body, edits and who)  -- a relayed one may be numbered by another worker
   if a < 0 then return scan.splice(n, first, last, model) end
   return scan.splice(n, first, last, model, a, b, options)
 end
