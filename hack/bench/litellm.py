@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +60,9 @@ def install(say: Callable[[str], None]) -> Path | None:
     return command
 
 
-def start(machine: Machine, command: Path, upstream: str, model: str, *, core: str) -> tuple[str, Component] | None:
+def start(
+    say: Callable[[str], None], machine: Machine, command: Path, upstream: str, model: str, *, core: str
+) -> tuple[str, Component] | None:
     """Its address, once it answers; None: it does not, and why has been said. One worker, no database, no logs."""
     host, port = machine.address(), 4000
     config = machine.folder / "litellm.yaml"
@@ -70,6 +71,7 @@ def start(machine: Machine, command: Path, upstream: str, model: str, *, core: s
         yaml.safe_dump(
             {
                 "model_list": [{"model_name": model, "litellm_params": parameters}],
+                "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
                 "litellm_settings": {"set_verbose": False, "telemetry": False},
             }
         )
@@ -96,6 +98,6 @@ def start(machine: Machine, command: Path, upstream: str, model: str, *, core: s
     try:
         wait_for("LiteLLM", lambda: status_of(host, port, "/health/liveliness") == 200, part, timeout=120)
     except ClusterError as error:
-        print(f"LiteLLM is left out: {error}", file=sys.stderr)
+        say(f"LiteLLM is left out: {error}")
         return None
     return f"{host}:{port}", part

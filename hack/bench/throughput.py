@@ -151,7 +151,7 @@ class Throughput:
         if command is None:
             return []
         self._say("starting LiteLLM")
-        found = litellm.start(self._machine, command, provider.at, MODEL, core=self._core)
+        found = litellm.start(self._say, self._machine, command, provider.at, MODEL, core=self._core)
         sizes = ("2 kB",) if self._quick else ("2 kB", "100 kB")
         return [Subject("litellm", size, 1, *found) for size in sizes] if found else []
 
