@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from funicular.api.duration import delta, readable
-from funicular.api.spec import Approval, Mode
+from funicular.api.spec import Approval, Indicator, Mode
 from funicular.api.status import Condition, Status, VerdictStatus
 from funicular.rollout.classify import AWAITED, LEAST_EXERCISED, NO_GATEWAYS, blockers, classifier_remedy, waits_for
 from funicular.rollout.judgement import current_look, tightest
@@ -16,6 +16,7 @@ from funicular.rollout.transitions import State, Step
 from funicular.slo.model import Outcome
 
 STARTING = timedelta(seconds=15)  # for so long nobody is told that a classifier is not ready
+FIRST_DATA = timedelta(minutes=1)  # for so long a new revision may have no series in Prometheus
 STUCK = timedelta(minutes=2)  # after so long it counts as blocked: somebody has to look
 # What to do about a look at Prometheus, or one SLO in it, that gave nothing to judge: by reason.
 METRICS_REMEDY = {
@@ -27,6 +28,10 @@ METRICS_REMEDY = {
     "InvalidQuery": "correct the query",
     "SeveralSeries": "make it one series, for example with sum(...)",
     "NotANumber": "keep it finite, for example with `or vector(0)` or `> 0` around the divisor",
+}
+INDICATOR_REMEDY = {
+    Indicator.THUMBS_UP_RATE: "see that the application sends POST /v1/feedback with the answers' x-funicular-id",
+    Indicator.COST_PER_REQUEST: "give the candidates a price, and see that they answer with usage",
 }
 # Outcomes that more samples alone will not settle: the message must say why.
 UNSETTLED = ("ControlFailsToo", "InformationSaturated", "ValueOutsideBound")
@@ -151,7 +156,9 @@ def _evidence(seen: Observation, status: Status) -> str:
         return f"{tight.slo} {tight.outcome.lower()}: {tight.message.removeprefix(f'{tight.slo}: ')}"
     samples = f"{step.samples:.0f} of {max(step.min_samples, round(tight.needed)):.0f} samples"
     left = eta(seen, status, tight)
-    text = f"{tight.slo} {tight.outcome.lower()}, {samples}" + (f", about {readable(left)}" if left else "")
+    text = f"{tight.slo} {tight.outcome.lower()}, {samples}" + (
+        f", about {readable(max(1.0, round(left)))}" if left else ""
+    )
     return text if tight.outcome == Outcome.INCONCLUSIVE else f"{text}: {tight.message}"
 
 
@@ -220,26 +227,46 @@ def _metrics(seen: Observation, status: Status) -> Facts:
     look = seen.measurements
     kept = "; the share is frozen until then" if status.candidate else ""
     if look is not None and look.error:
-        return ("MetricsAvailable", False, look.error, _unmeasured("spec.prometheus", look.error, look.message) + kept)
+        if look.error == "NoData" and seen.now - look.started_at < FIRST_DATA:
+            return ("MetricsAvailable", None, "NoDataYet", look.message)
+        return (
+            "MetricsAvailable",
+            False,
+            look.error,
+            f"spec.prometheus: {look.message}; {METRICS_REMEDY[_whole(look.error)]}{kept}",
+        )
     broken = next((v for v in status.verdicts if _is_unmeasured(v, status)), None)
     if broken is not None:
-        text = _unmeasured(_slo_field(seen, broken.slo), broken.reason, broken.message)
+        text = _unmeasured(seen, broken)
         return ("MetricsAvailable", False, broken.reason, text + (kept if broken.mode == Mode.ENFORCE else ""))
     if look is None and not status.verdicts:
         return ("MetricsAvailable", None, "NotAsked", "nothing is measured yet")
-    if (
-        look is not None
-        and seen.spec is not None
-        and seen.now - look.at > 4 * delta(seen.spec.prometheus.interval)
-        and status.candidate
-    ):
+    if look is not None and _is_overdue(seen, status, look.at):
         return ("MetricsAvailable", False, "Stale", f"the last look at Prometheus was at {look.at:%H:%M:%S} UTC")
     return ("MetricsAvailable", True, "Answering", "")
 
 
-def _unmeasured(field: str, reason: str, message: str) -> str:
-    remedy = METRICS_REMEDY.get(reason, "check spec.prometheus")
-    return f"{field}: {message}; {remedy}"
+def _is_overdue(seen: Observation, status: Status, last: datetime) -> bool:
+    """A step's looks begin when its share took effect: one of the quiet time before is old, and no reason to worry."""
+    step = status.step
+    if seen.spec is None or status.candidate is None or step is None or step.started_at is None:
+        return False
+    return seen.now - max(last, step.started_at) > 4 * delta(seen.spec.prometheus.interval)
+
+
+def _whole(reason: str) -> str:
+    """The whole of a policy's series is missing: that is the scraping, not a query."""
+    return "Stale" if reason not in METRICS_REMEDY or reason == "NoData" else reason
+
+
+def _unmeasured(seen: Observation, verdict: VerdictStatus) -> str:
+    slos = seen.spec.slos if seen.spec is not None else ()
+    index, slo = next(((i, slo) for i, slo in enumerate(slos) if slo.name == verdict.slo), (0, None))
+    field = f"spec.slos[{index}]{'.query' if slo is not None and slo.query else ''} ({verdict.slo})"
+    remedy = METRICS_REMEDY.get(verdict.reason, "check spec.prometheus")
+    if verdict.reason == "NoData" and slo is not None and slo.indicator is not None:
+        remedy = INDICATOR_REMEDY.get(slo.indicator, METRICS_REMEDY["Stale"])
+    return f"{field}: {verdict.message.removeprefix(f'{verdict.slo}: ')}; {remedy}"
 
 
 def _is_unmeasured(verdict: VerdictStatus, status: Status) -> bool:
@@ -248,14 +275,6 @@ def _is_unmeasured(verdict: VerdictStatus, status: Status) -> bool:
         return True
     step = status.step
     return verdict.reason == "NoData" and step is not None and step.samples >= max(1, step.min_samples)
-
-
-def _slo_field(seen: Observation, name: str) -> str:
-    slos = seen.spec.slos if seen.spec is not None else ()
-    place = next(
-        (f"spec.slos[{i}]{'.query' if slo.query else ''}" for i, slo in enumerate(slos) if slo.name == name), ""
-    )
-    return f"{place} ({name})" if place else name
 
 
 def _classifier(seen: Observation) -> Facts:

@@ -147,3 +147,40 @@ def test_a_trouble_of_a_policy_that_rests_is_told_once_though_its_words_change()
         look = make_measurements(ramp.status, ramp.now, {}, error="MetricsUnavailable", message=f"try {number} failed")
         ramp.tick(60, measurements=look)
     assert len(warnings(ramp, "MetricsUnavailable")) == 1
+
+
+def test_the_last_look_of_the_quiet_time_is_not_stale_when_a_ramp_begins() -> None:
+    ramp = Ramp().to_promoted()
+    look = make_measurements(ramp.status, ramp.now, {ERRORS["name"]: evidence()})
+    ramp.tick(measurements=look)
+    ramp.spec = make_spec(strategy=CLASSIFIER)
+    ramp.tick(3600, measurements=look)
+    ramp.tick(1, measurements=look)
+    assert ramp.status.step is not None
+    assert ramp.status.step.started_at is not None
+    assert warnings(ramp, "Stale") == []
+    for _ in range(12):
+        ramp.tick(10, measurements=look)
+    assert len(warnings(ramp, "Stale")) == 1, "nobody has looked since the step began"
+
+
+def test_no_series_is_no_trouble_in_the_first_minute() -> None:
+    ramp = Ramp().to_step(0)
+    for seconds, status in ((5, "Unknown"), (60, "False")):
+        look = make_measurements(
+            ramp.status, ramp.now + timedelta(seconds=seconds), {}, error="NoData", message="no series"
+        )
+        ramp.tick(seconds, measurements=look)
+        assert condition(ramp, "MetricsAvailable").status == status
+    (text,) = warnings(ramp, "NoData")
+    assert text.startswith("spec.prometheus: no series; check that Prometheus scrapes the gateway pods")
+
+
+def test_an_indicator_without_data_names_what_feeds_it() -> None:
+    thumbs = {"name": "thumbs", "indicator": "ThumbsUpRate", "allowedDecrease": 0.05}
+    ramp = Ramp(make_spec(slos=[ERRORS, thumbs])).to_step(0)
+    slos = {"errors": evidence(), "thumbs": evidence(n=0)}
+    ramp.tick(5, measurements=make_measurements(ramp.status, ramp.now + timedelta(seconds=5), slos, n=6_400_000))
+    (text,) = warnings(ramp, "NoData")
+    assert text.startswith("spec.slos[1] (thumbs): ")
+    assert "sends POST /v1/feedback" in text
