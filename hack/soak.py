@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=11, help="of users and their requests")
     parser.add_argument("--name", default="soak", help="of the cluster")
     options = parser.parse_args(arguments)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     interrupts = Interrupts()
     interrupts.install()
     cluster = Cluster(Options(name=options.name, images=stack.images()))

@@ -193,6 +193,7 @@ async def test_a_first_ramp_with_a_classifier(stack: Stack) -> None:
 async def failed(chat: Scene) -> AsyncIterator[Seen]:
     """The promoted policy's next revision, whose provider breaks down at 20 %; yields what is there after the revert."""
     stack = chat.stack
+    chat.load.set_rate(100.0)
     bad = await chat.apply(
         manifest(stack, "chat", candidate=NEXT, steps=({**STEPS[0], "minDuration": "5m"}, *STEPS[1:]))
     )
@@ -291,7 +292,7 @@ async def test_the_baseline_rescued_what_the_failing_provider_refused(chat: Scen
 # --- the official client --------------------------------------------------------------------------------------------------
 @pytest_asyncio.fixture(loop_scope="session")
 async def openai(chat: Scene) -> AsyncIterator[AsyncOpenAI]:
-    chat.load.set_rate(0.0)
+    chat.load.set_rate(0.0)  # its users have seen enough: what follows has users of its own
     url = f"{chat.stack.gateways()[0]}/v1"
     async with AsyncOpenAI(base_url=url, api_key="client-key", max_retries=0, timeout=30.0) as client:
         yield client
