@@ -106,7 +106,7 @@ async def _frame(metrics: Metrics, look: Look) -> Window:
     age, limit = found.get("age"), STALE_INTERVALS * look.interval
     if age is None:
         if found.get("vanished"):
-            raise Unusable("Stale", "Prometheus has had no sample of this policy for five minutes")
+            raise Unusable("Stale", "Prometheus has no present sample of this policy, though it had some")
         if await metrics.query(queries.renamed(look.scope), look.now):
             raise Unusable("NoData", RENAMED)
         raise Unusable("NoData", f"Prometheus has no series of revision {look.scope.revision} yet")
