@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+
 from hack.cluster import Cluster
 from tests.integration.stack_fixtures import stack as stack
 
