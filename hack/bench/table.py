@@ -40,6 +40,10 @@ def _ratios(part: Json, console: Console) -> None:
     table = Table(title="ratios, each within its round", title_justify="left")
     for name in ("ratio, body, policies", "min", "median", "max"):
         table.add_column(name, justify="left" if name.startswith("ratio") else "right")
+    for key, text in (("of_the_best_rounds", "each subject's best round"), ("by_cpu", "by the subject's CPU time")):
+        for name, value in part[key].items():
+            if value is not None:
+                table.add_row(f"{name.replace('_', ' ')}, 2 kB, 1 ({text})", "", f"{value:.3g}", "")
     for name, it in part["ratios"].items():
         table.add_row(name.replace("_", " "), *(f"{it[k]:.3g}" for k in ("min", "median", "max")))
     console.print(table)

@@ -25,17 +25,13 @@ ANSWER = {
 
 
 def provider(host: str, port: int) -> Json:
-    """Buffers the request, then answers from memory."""
+    """Reads the request, then answers from memory."""
     route = {
         "match": {"prefix": "/"},
         "direct_response": {"status": 200, "body": {"inline_string": json.dumps(ANSWER)}},
         "response_headers_to_add": [_header("content-type", "application/json")],
     }
-    buffer = {
-        "name": "envoy.filters.http.buffer",
-        "typed_config": {"@type": f"{E}.filters.http.buffer.v3.Buffer", "max_request_bytes": LARGEST},
-    }
-    return _bootstrap(_listener(host, port, [route], [buffer]), [])
+    return _bootstrap(_listener(host, port, [route], [_buffer()]), [])
 
 
 def classifier(host: str, port: int) -> Json:
@@ -45,7 +41,15 @@ def classifier(host: str, port: int) -> Json:
         "direct_response": {"status": 200},
         "response_headers_to_add": [_header("x-funicular-label", "easy"), _header("x-funicular-score", "0.99")],
     }
-    return _bootstrap(_listener(host, port, [route], []), [])
+    return _bootstrap(_listener(host, port, [route], [_buffer()]), [])
+
+
+def _buffer() -> Json:
+    """Without it the answer would come before the request's end, and the connection would be closed after each."""
+    return {
+        "name": "envoy.filters.http.buffer",
+        "typed_config": {"@type": f"{E}.filters.http.buffer.v3.Buffer", "max_request_bytes": LARGEST},
+    }
 
 
 def proxy(host: str, port: int, to_host: str, to_port: int) -> Json:
