@@ -60,6 +60,16 @@ def test_an_unknown_session_must_tell_everything_first(world: World) -> None:
     assert world.say("a", session="restarted") is True
 
 
+def test_a_new_leader_knows_whom_it_has_not_heard_yet(world: World) -> None:
+    gateways = world.store.gateways_for({"app": "gw"})
+    assert not world.book.has_heard_of(gateways)
+    world.say("a", full=True)
+    world.say("b")
+    assert not world.book.has_heard_of(gateways), "b has not told everything"
+    world.say("b", full=True)
+    assert world.book.has_heard_of(gateways)
+
+
 def test_all_have_confirmed_when_the_last_has(world: World) -> None:
     world.say("a", full=True, acks={"u1": {"version": 1}})
     assert world.facts == (2, 1, None, ())

@@ -13,6 +13,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from funicular.adapters.prometheus import PrometheusClients
 from funicular.adapters.prometheus_access import AccessResolver
 from funicular.adapters.secrets import Secrets
 from funicular.adapters.workloads import Classifiers
+from funicular.api.base import GATEWAY_LABEL
 from funicular.controller.evaluator import BackgroundEvaluator
 from funicular.controller.feeds import Feeds
 from funicular.controller.lease import STOP_SECONDS, Elector, LeaseFence
@@ -43,6 +45,7 @@ from funicular.settings import OperatorSettings, operator_settings
 from funicular.slo.fastburn import fast_burn
 
 log = logging.getLogger(__name__)
+HEARING_SECONDS = 2.5  # for a full report of each gateway pod, whose agent may be in its longest back-off
 
 Json = dict[str, Any]
 
@@ -200,11 +203,19 @@ class _Term:
                 log.info("%d policies", len(self.store.keys()))
                 self._operator.reports.lead(self.book, tokens if self._operator.settings.check_tokens else None)
                 group.create_task(self.evaluator.run())
+                await self._hear_agents()
                 group.create_task(self.queue.run(self._reconciler.reconcile))
         finally:
             self._operator.reports.retire()
             await self._clients.close()
             await self._end(kopf)
+
+    async def _hear_agents(self) -> None:
+        """A new leader knows of no confirmation: if it judged at once, every policy would lose its Ready for a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARING_SECONDS):
+                while not self.book.has_heard_of(self.store.gateways_for({GATEWAY_LABEL: "true"})):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
 
     async def _end(self, kopf: KopfThread) -> None:
         try:

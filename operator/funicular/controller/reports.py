@@ -117,6 +117,10 @@ class ReportBook:
         complete = bool(pods) and confirmed == len(pods)
         return GatewayFacts(len(pods), confirmed, last if complete else None, tuple(sorted(errors)))
 
+    def has_heard_of(self, pods: Iterable[GatewayPod]) -> bool:
+        """Whether each of them has reported to this leader."""
+        return all((pod.key, pod.uid) in self._pods for pod in pods)
+
     def pooled(self, uid: str) -> Pooled | None:
         now = self._world.current(uid)
         if now is None or not now.ramping:
