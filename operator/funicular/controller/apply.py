@@ -63,8 +63,8 @@ class Applier:
                     await self._finalizers(metadata, body, tuple(f for f in metadata.finalizers if f != FINALIZER))
                 case RunClassifiers():
                     await self._run_classifiers(metadata, action)
-                case RecordRevision(name, revision, spec):
-                    await self._ports.history.record(metadata, name, revision, spec)
+                case RecordRevision():
+                    await self._record(metadata, body, action)
                 case WriteStatus(status):
                     wanted = status.model_dump(mode="json", by_alias=True, exclude_none=True)
                     body = await self._write_status(metadata, body, wanted)
@@ -90,6 +90,13 @@ class Applier:
     async def _write_status(self, metadata: Metadata, body: Json, wanted: Json) -> Json:
         patch = merge_patch(body.get("status") or {}, wanted)
         return await self._patch(metadata, body, {"status": patch}, "status") if patch else body
+
+    async def _record(self, metadata: Metadata, body: Json, action: RecordRevision) -> None:
+        """Of the older ones the latest stay, and always those that a revert may go back to."""
+        history, status = self._ports.history, body.get("status") or {}
+        await history.record(metadata, action.name, action.revision, action.spec)
+        needed = [(status.get(role) or {}).get("controllerRevision") for role in ("stable", "previous")]
+        await history.prune(metadata, [name for name in (action.name, *needed, status.get("specToRevert")) if name])
 
     async def _restore(self, metadata: Metadata, body: Json, action: RestoreSpec) -> Json:
         """Only over the spec that was rejected: a person's newer wish is left alone."""
