@@ -427,7 +427,7 @@ async def test_a_person_leads_a_ramp_by_the_command_line(stack: Stack) -> None:
 LONG = ({"share": 50, "minDuration": "14s", "minSamples": 40}, {"share": 100, "minDuration": "1s", "minSamples": 40})
 
 
-async def test_another_operator_takes_over_in_mid_step(stack: Stack) -> None:
+async def test_another_operator_takes_over_in_mid_step(stack: Stack, chat: Scene) -> None:
     async with on_stage(stack, "leaderless") as scene:
         ramps = await scene.start(manifest(stack, "leaderless", steps=LONG), rate=60)
         before = (await scene.step(0)).status.step
@@ -455,6 +455,8 @@ async def test_another_operator_takes_over_in_mid_step(stack: Stack) -> None:
         assert late < 2 * LEASE_SECONDS + 30, f"passed {late:.1f} s after its shortest time"
         await scene.promoted(ramps)
         nothing_lost(await scene.results())
+        unready = [it.status.message for it in chat.timeline.seen if it.at > killed and not is_true(it, "Ready")]
+        assert unready == [], "a policy that does not ramp does not notice"
 
 
 async def test_an_agent_and_an_envoy_die_in_mid_ramp(stack: Stack) -> None:
