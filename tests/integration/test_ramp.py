@@ -19,7 +19,7 @@ from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError
 
 from funicular.adapters.kube import path_of
 from funicular.api.base import FINALIZER
-from hack.demo.stack import Stack
+from hack.demo.stack import CHECKOUT, Stack
 from hack.demo.timeline import Seen
 from hack.sim.outcomes import AnswerId, Failure, Results
 from tests.integration.stack_fixtures import (
@@ -220,6 +220,7 @@ async def test_a_failing_second_revision_is_reverted_fast(chat: Scene, failed: S
     assert "treated requests failed" in rejected.message, "the fast-burn guard, not a verdict of Prometheus"
     assert status.timings is not None
     assert status.timings.decision_to_acked_ms is not None
+    print(f"decision -> all pods confirmed: {status.timings.decision_to_acked_ms:.0f} ms")
     assert status.timings.decision_to_acked_ms < 10_000
     assert status.message == f"revision {bad} was reverted ({rejected.message}); {good} serves"
     assert condition(failed, "Regressed") == ("True", "Regressed")
@@ -259,7 +260,7 @@ async def test_the_same_manifest_again_ramps_nothing(chat: Scene, failed: Seen) 
 
 async def test_untreated_users_stayed_with_the_stable_revision(chat: Scene, failed: Seen) -> None:
     """Control was answered by the promoted cheap model before, while and after the second revision ramped."""
-    good, bad = (revision(it) for it in chat.manifests[:2])
+    bad = revision(chat.manifests[1])
     results = chat.load.results
     (second,) = (it for it in chat.timeline.steps(time.time()) if it.revision == bad)
     arms: dict[str, set[str]] = {}
@@ -276,7 +277,6 @@ async def test_untreated_users_stayed_with_the_stable_revision(chat: Scene, fail
     gone = failed.status.reverted_at.timestamp() + (failed.status.timings.decision_to_acked_ms or 0) / 1000
     assert [o.explain() for o in treated if o.at > gone + EDGE] == []
     assert {o.model for o in outcomes if o.answer and o.answer.arm == "control" and o.ok} == {MINI.model}
-    assert good != bad
 
 
 async def test_the_baseline_rescued_what_the_failing_provider_refused(chat: Scene, failed: Seen) -> None:
@@ -351,7 +351,11 @@ class Person:
         """Exit code, stdout, stderr."""
         run = [sys.executable, "-c", "from funicular.cli.main import run; run()"]
         own = ["-n", self._stack.namespace, "--yes", "--timeout", "90", *arguments]
-        environment = {**os.environ, "KUBECONFIG": str(self._stack.cluster.kubeconfig), "PYTHONPATH": "operator:."}
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(self._stack.cluster.kubeconfig),
+            "PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}",
+        }
         done = await asyncio.to_thread(
             subprocess.run,
             [*run, verb, self._policy, *own],
@@ -419,7 +423,7 @@ async def test_a_person_leads_a_ramp_by_the_command_line(stack: Stack) -> None:
         entries = [(entry.event, entry.by) for entry in again.status.history]
         by = {event: who for event, who in entries if who}
         assert set(by) == {"Paused", "Resumed", "PromotedByHand", "Approved", "Aborted", "Retried"}, entries
-        assert set(by.values()) == {"funicular-admin"} or len(set(by.values())) == 1
+        assert len(set(by.values())) == 1, "the name that the API server knows"
         nothing_lost(await scene.results())
 
 
