@@ -46,8 +46,14 @@ def diagram() -> str:
             arrows.setdefault((state, target), []).append(label)
     lines = ["stateDiagram-v2", f"    [*] --> {State.PREPARING}: a new revision"]
     lines += [f"    {a} --> {b}: {', '.join(dict.fromkeys(labels))}" for (a, b), labels in arrows.items()]
-    lines += [f"    {State.STEADY} --> {State.PREPARING}: a new revision", f"    {State.REJECTED} --> {State.PREPARING}: a new revision"]
-    lines += [f"    {State.WATCHING} --> {State.SUPERSEDED}: the spec was edited", f"    {State.DELETING} --> [*]: acked"]
+    lines += [
+        f"    {State.STEADY} --> {State.PREPARING}: a new revision",
+        f"    {State.REJECTED} --> {State.PREPARING}: a new revision",
+    ]
+    lines += [
+        f"    {State.WATCHING} --> {State.SUPERSEDED}: the spec was edited",
+        f"    {State.DELETING} --> [*]: acked",
+    ]
     return "```mermaid\n" + "\n".join(lines) + "\n```\n"
 
 
@@ -58,7 +64,10 @@ def main() -> int:
     wanted = head + BEGIN + diagram() + END + tail
     if "--check" in sys.argv:
         if wanted != text:
-            print("README.md's state diagram differs from the transition table; run python -m hack.state_diagram", file=sys.stderr)
+            print(
+                "README.md's state diagram differs from the transition table; run python -m hack.state_diagram",
+                file=sys.stderr,
+            )
             return 1
         return 0
     README.write_text(wanted)
