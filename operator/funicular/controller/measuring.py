@@ -78,7 +78,7 @@ async def measure(metrics: Metrics, spec: RoutingPolicySpec, look: Look) -> Meas
     try:
         window = await _frame(metrics, look)
         outcomes = queries.outcome_counts(await metrics.query(queries.outcomes(look.scope, window), look.now))
-        decisions = () if spec.strategy.classifier is None or look.idle else await _decisions(metrics, look, window)
+        decisions = await _decisions(metrics, look, window) if spec.strategy.classifier else ()
     except Unusable as exc:
         return _failed(look, exc.reason, str(exc))
     except FunicularError as exc:
@@ -116,7 +116,8 @@ async def _frame(metrics: Metrics, look: Look) -> Window:
 
 
 async def _decisions(metrics: Metrics, look: Look, window: Window) -> Vector:
-    return await metrics.query(queries.decisions(look.scope, window), look.now)
+    arm = Arm.CONTROL if look.idle else Arm.TREATMENT
+    return await metrics.query(queries.decisions(look.scope, window, arm), look.now)
 
 
 def _failed(look: Look, reason: str, message: str) -> Measurements:

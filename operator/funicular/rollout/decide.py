@@ -29,7 +29,16 @@ from funicular.rollout.actions import (
 from funicular.rollout.classify import classify, evidence_is_complete, signal_of
 from funicular.rollout.describe import conditions_of, message_of, phase_of
 from funicular.rollout.judgement import current_look, judged, tightest
-from funicular.rollout.moves import MOVES, first_traffic, percent, revision_name, route_now, traffic_for, verb_result
+from funicular.rollout.moves import (
+    MOVES,
+    first_traffic,
+    limits_of,
+    percent,
+    revision_name,
+    route_now,
+    traffic_for,
+    verb_result,
+)
 from funicular.rollout.observation import Observation
 from funicular.rollout.transitions import TRANSITIONS, Move, State, Step
 
@@ -94,13 +103,18 @@ def _refreshed(seen: Observation, status: Status) -> Status:
 
 
 def _restepped(seen: Observation, status: Status) -> Status:
-    """Steps edited in mid-ramp: the highest declared step that does not exceed the share in effect starts anew."""
+    """Steps edited in mid-ramp: the highest declared step that does not exceed the share in effect starts anew. What a step
+    of the same share now wants (samples, shortest and longest time) counts at once, from its own beginning."""
     step = status.step
     if step is None or seen.spec is None:
         return status
     shares = [round(s.share * 100) for s in seen.spec.rollout.steps]
     if step.of == len(shares) and step.index < len(shares) and shares[step.index] == step.share:
-        return status
+        declared = seen.spec.rollout.steps[step.index]
+        limits = limits_of(declared, step.started_at)
+        return status.model_copy(
+            update={"step": step.model_copy(update={"min_samples": declared.min_samples, **limits})}
+        )
     index = max((i for i, share in enumerate(shares) if share <= step.share), default=0)
     declared = seen.spec.rollout.steps[index]
     fresh = step.model_copy(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from funicular.api.duration import delta, readable
@@ -11,7 +10,7 @@ from funicular.api.status import Condition, Status, VerdictStatus
 from funicular.rollout.classify import AWAITED, LEAST_EXERCISED, NO_GATEWAYS, blockers, classifier_remedy, waits_for
 from funicular.rollout.judgement import current_look, tightest
 from funicular.rollout.moves import percent
-from funicular.rollout.observation import Observation
+from funicular.rollout.observation import Measurements, Observation
 from funicular.rollout.transitions import State, Step
 from funicular.slo.model import Outcome
 
@@ -287,14 +286,15 @@ def _classifier(seen: Observation) -> Facts:
         return ("ClassifierAvailable", False, reason, f"{message}; until it is ready, the baseline answers")
     look = current_look(seen)
     if look is not None and look.exercised is not None and look.exercised < LEAST_EXERCISED:
-        return ("ClassifierAvailable", False, "NotDeciding", _undecided(seen, look.undecided))
+        return ("ClassifierAvailable", False, "NotDeciding", _undecided(seen, look))
     if not facts.needed:
         return ("ClassifierAvailable", True, "NotNeeded", "")
     return ("ClassifierAvailable", True, "Ready", "")
 
 
-def _undecided(seen: Observation, shares: Mapping[str, float]) -> str:
-    """Which part of the treated requests the classifier did not decide, why, and where to look."""
+def _undecided(seen: Observation, look: Measurements) -> str:
+    """Which part of the requests that it should have decided the classifier did not, why, and where to look."""
+    shares = look.undecided
     declared = seen.spec.strategy.classifier if seen.spec is not None else None
     labels = ", ".join(declared.routes) if declared else ""
     wait = declared.timeout if declared else ""
@@ -303,7 +303,6 @@ def _undecided(seen: Observation, shares: Mapping[str, float]) -> str:
         "or allow more time",
         "unknown_label": f"with a label that spec.strategy.classifier.routes does not list ({labels}): list it, or correct "
         "the classifier",
-        "no_unit": "without an assignment unit",
         "not_asked": "without being asked",
     }
     found = [
@@ -311,8 +310,9 @@ def _undecided(seen: Observation, shares: Mapping[str, float]) -> str:
     ]
     place = "url" if declared is not None and declared.url else "image"
     return (
-        f"spec.strategy.classifier.{place}: {sum(shares.values()):.0%} of the treated requests of this step went to the "
-        f"baseline undecided, {'; '.join(found)}; no step passes on that"
+        f"spec.strategy.classifier.{place}: {sum(shares.values()):.0%} of the {'' if look.idle else 'treated '}requests since "
+        f"{look.started_at:%Y-%m-%d %H:%M} UTC went to the baseline undecided, {'; '.join(found)}"
+        + ("" if look.idle else "; no step passes on that")
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from funicular.api.duration import delta
 from funicular.api.revision import baseline_route, digest, revision_of, route_of
-from funicular.api.spec import LATENCY_QUANTILE, OnRegression, RoutingPolicySpec, schema_free
+from funicular.api.spec import LATENCY_QUANTILE, OnRegression, RoutingPolicySpec, Step, schema_free
 from funicular.api.status import HistoryEntry, Rejected, RevisionStatus, Status, StepStatus, Verb
 from funicular.api.traffic import Route, Share, Traffic
 from funicular.rollout.actions import Emit
@@ -131,19 +131,24 @@ def start_ramp(seen: Observation, status: Status, reason: str) -> Moved:
     )
 
 
+def limits_of(declared: Step, began: datetime | None) -> dict[str, datetime | None]:
+    """The absolute deadlines of a step that began then; none of one that has not begun."""
+    if began is None:
+        return {"min_until": None, "max_until": None}
+    longest = declared.max_duration
+    return {
+        "min_until": began + delta(declared.min_duration),
+        "max_until": began + delta(longest) if longest else None,
+    }
+
+
 def start_clock(seen: Observation, status: Status, reason: str) -> Moved:
     """Rule 5: the window of the SLOs begins when the last ready pod has confirmed the share."""
     step = status.step
     assert step is not None
     declared = _spec(seen).rollout.steps[step.index]
     began = max(step.entered_at, seen.gateways.acked_at or seen.now)
-    started = step.model_copy(
-        update={
-            "started_at": began,
-            "min_until": began + delta(declared.min_duration),
-            "max_until": began + delta(declared.max_duration) if declared.max_duration else None,
-        }
-    )
+    started = step.model_copy(update={"started_at": began, **limits_of(declared, began)})
     status = status.model_copy(update={"step": started, "ramp_started_at": status.ramp_started_at or began})
     message = f"step {step.index + 1}/{step.of} at {percent(status)} is in effect on {seen.gateways.acked} gateway pods"
     return Moved(remembered(status, seen, reason, _candidate(status)), (Emit(reason, message),))

@@ -87,7 +87,7 @@ class Measurements:
     exercised: float | None = (
         None  # share of treated requests that the strategy decided; the rest fell to the baseline unasked
     )
-    # Shares of the treated requests that it did not decide, by reason: no_answer, unknown_label, not_asked, no_unit.
+    # Shares of the treated requests that it did not decide, by reason: no_answer, unknown_label, not_asked.
     undecided: Mapping[str, float] = field(default_factory=dict)
     error: str = ""  # the whole of Prometheus: MetricsUnavailable, AccessDenied, Stale
     message: str = ""

@@ -274,12 +274,13 @@ def bound_seconds(slo: Slo) -> float | None:
     return seconds(slo.bound) if slo.bound else None
 
 
-def decisions(scope: Scope, window: Window) -> str:
-    """Treated requests by how the strategy came to its choice."""
-    return count("funicular_decisions_total" + scope.selector('arm="treatment"'), ("reason",), window)
+def decisions(scope: Scope, window: Window, arm: Arm = Arm.TREATMENT) -> str:
+    """An arm's requests by how the strategy came to its choice; a request without a unit says nothing of that."""
+    selector = scope.selector(f'arm="{arm}"', 'reason!="no_unit"')
+    return count("funicular_decisions_total" + selector, ("reason",), window)
 
 
-UNDECIDED = ("no_answer", "unknown_label", "not_asked", "no_unit")
+UNDECIDED = ("no_answer", "unknown_label", "not_asked")
 
 
 def exercised(vector: Vector) -> float | None:

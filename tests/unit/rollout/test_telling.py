@@ -118,9 +118,7 @@ def test_a_classifier_that_decides_nothing_is_told_with_the_reasons() -> None:
     )
     ramp.tick(5, measurements=look)
     (text,) = warnings(ramp, "NotDeciding")
-    assert text.startswith(
-        "spec.strategy.classifier.image: 90% of the treated requests of this step went to the baseline"
-    )
+    assert text.startswith("spec.strategy.classifier.image: 90% of the treated requests since 2026-11-25 12:0")
     assert "60% without a usable answer within spec.strategy.classifier.timeout (50ms)" in text
     assert "30% with a label that spec.strategy.classifier.routes does not list (easy)" in text
     assert ramp.share == 100
@@ -184,3 +182,32 @@ def test_an_indicator_without_data_names_what_feeds_it() -> None:
     (text,) = warnings(ramp, "NoData")
     assert text.startswith("spec.slos[1] (thumbs): ")
     assert "sends POST /v1/feedback" in text
+
+
+def test_what_a_step_wants_may_be_edited_while_it_runs() -> None:
+    """It counts at once, from the step's own beginning; the step does not start anew."""
+    steps = [{"share": 1, "minSamples": 10**9, "minDuration": "24h"}, {"share": 100}]
+    ramp = Ramp(make_spec(rollout={"steps": steps})).to_step(0)
+    began = ramp.status.step.started_at if ramp.status.step else None
+    ramp.measure()
+    assert ramp.share == 100
+    ramp.spec = make_spec(
+        rollout={"steps": [{"share": 1, "minSamples": 10, "minDuration": "1h", "maxDuration": "2h"}, steps[1]]}
+    )
+    ramp.tick()
+    step = ramp.status.step
+    assert step is not None
+    assert began is not None
+    assert (step.index, step.started_at, step.min_samples) == (0, began, 10)
+    assert (step.min_until, step.max_until) == (began + timedelta(hours=1), began + timedelta(hours=2))
+    ramp.measure(seconds=3600)
+    assert ramp.share == 10_000
+
+
+def test_a_promoted_classifier_that_decides_nothing_is_told_though_nothing_ramps() -> None:
+    ramp = Ramp(make_spec(strategy=CLASSIFIER), classifier=WorkloadFacts(True, True)).to_promoted()
+    look = make_measurements(ramp.status, ramp.now, {}, exercised=0.0, undecided={"no_answer": 1.0})
+    ramp.tick(60, measurements=look)
+    (text,) = warnings(ramp, "NotDeciding")
+    assert text.startswith("spec.strategy.classifier.image: 100% of the requests since ")
+    assert ramp.status.phase == "Promoted"
