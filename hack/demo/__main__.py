@@ -80,7 +80,7 @@ class Demo:
         self._timeline = screen._timeline
         self._people = People()
         self._load = LoadThread(
-            Population(Habits(users=USERS, zipf=0.5, vote_share=0.6, up_if_good=0.95, spread=0.04), seed=options.seed),
+            Population(Habits(users=USERS, zipf=0.5, vote_share=0.75, up_if_good=0.95, spread=0.04), seed=options.seed),
             (),
             rate=0.0,
             seed=options.seed,

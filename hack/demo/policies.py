@@ -121,7 +121,7 @@ def good(url: Callable[[str], str], prometheus: str, scale: float = 1.0) -> Json
             "slos": [
                 {"name": "errors", "indicator": "ErrorRate", "allowedIncrease": 0.05},
                 {"name": "p95", "indicator": "LatencyP95", "bound": f"{LATENCY_BOUND_MS}ms"},
-                {"name": "thumbs-up", "indicator": "ThumbsUpRate", "allowedDecrease": 0.12, "minSamples": 25},
+                {"name": "thumbs-up", "indicator": "ThumbsUpRate", "allowedDecrease": 0.15, "minSamples": 25},
                 {"name": "cost", "indicator": "CostPerRequest", "allowedIncrease": 0, "mode": "Observe"},
             ],
             "rollout": {
