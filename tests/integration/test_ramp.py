@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from openai import APIStatusError, AsyncOpenAI, BadRequestError, NotFoundError
+from typer.testing import CliRunner
 
 from funicular.adapters.kube import path_of
 from funicular.api.base import FINALIZER
-from hack.demo.stack import CHECKOUT, Stack
+from funicular.cli.main import app, sentence_of
+from funicular.errors import FunicularError
+from hack.demo.stack import Stack
 from hack.demo.timeline import Seen
 from hack.sim.outcomes import AnswerId, Failure, Results
 from tests.integration.stack_fixtures import (
@@ -342,30 +344,18 @@ async def test_the_openai_clients_exceptions(openai: AsyncOpenAI) -> None:
 
 # --- a person at the command line -----------------------------------------------------------------------------------------
 class Person:
-    """Runs the command line against the stack's cluster."""
+    """Uses the command line against the stack's cluster."""
 
     def __init__(self, stack: Stack, policy: str) -> None:
         self._stack, self._policy = stack, policy
 
     async def does(self, verb: str, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        run = [sys.executable, "-c", "from funicular.cli.main import run; run()"]
-        own = ["-n", self._stack.namespace, "--yes", "--timeout", "90", *arguments]
-        environment = {
-            **os.environ,
-            "KUBECONFIG": str(self._stack.cluster.kubeconfig),
-            "PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}",
-        }
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [*run, verb, self._policy, *own],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        return done.returncode, done.stdout, done.stderr
+        """Exit code, stdout, what stderr would say."""
+        own = [verb, self._policy, "-n", self._stack.namespace, "--yes", "--timeout", "90", *arguments]
+        with mock.patch.dict(os.environ, {"KUBECONFIG": str(self._stack.cluster.kubeconfig)}):
+            done = await asyncio.to_thread(CliRunner().invoke, app, own)
+        error = done.exception
+        return done.exit_code, done.stdout, sentence_of(error) if isinstance(error, FunicularError) else repr(error)
 
     async def manages(self, verb: str, *arguments: str) -> None:
         code, out, err = await self.does(verb, *arguments)
