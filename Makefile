@@ -38,9 +38,16 @@ check: setup ## Lint, types, import contracts, drift of generated files
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(RUN) -m funicular.api.crd --check
+	@$(RUN) -m hack.state_diagram --check
+	@$(RUN) -m hack.embed_example --check
 
-generate: setup ## Write the generated files: CRDs, golden files are not among them
+break-rules: setup ## Break each rule of the ramp once, in a copy, and show which test notices
+	@$(RUN) -m hack.break_rules
+
+generate: setup ## Write the generated files: the CRD, the README's diagram and example
 	@$(RUN) -m funicular.api.crd
+	@$(RUN) -m hack.state_diagram
+	@$(RUN) -m hack.embed_example
 
 bench: setup ## Compare with plain Envoy and LiteLLM in one run, and time reverts (OUT=dir)
 	@$(RUN) -m hack.bench --out $(OUT)
@@ -58,4 +65,4 @@ lock: setup ## Pin the dependencies again, with hashes
 clean: ## Remove the virtual environment and everything that runs left behind
 	rm -rf $(VENV) .run out .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup binaries demo test check generate bench cluster cluster-down lock clean
+.PHONY: help setup binaries demo test check break-rules generate bench cluster cluster-down lock clean
