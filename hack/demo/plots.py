@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter
 from hack.demo.findings import Findings, is_bad_treatment, sent_at
 from hack.demo.measure import Series
 from hack.demo.policies import LATENCY_BOUND_MS
+from hack.sim.outcomes import Outcome
 
 COLOURS = {
     "text": "#010101",
@@ -29,12 +30,12 @@ COLOURS = {
     "good": "#070707",
     "faint": "#080808",
 }
-MARKS = (
-    ("promoted", "promoted", "good"),
-    ("story2", "story 2", "faint"),
-    ("regression", "regression", "bad"),
-    ("verdict", "verdict, revert", "treatment"),
-    ("again", "applied again", "faint"),
+MARKS = (  # name, text, colour, where the text ends, row
+    ("promoted", "promoted", "good", "right", 0),
+    ("story2", "story 2", "faint", "left", 0),
+    ("regression", "regression", "bad", "right", 1),
+    ("verdict", "verdict, revert", "treatment", "right", 0),
+    ("again", "applied again", "faint", "left", 1),
 )
 ARMS = ("holdback", "control", "treatment")
 STYLE: Any = {
@@ -78,7 +79,7 @@ def shares(found: Findings) -> str:
         axes.scatter(*_columns(acked), s=9, color=COLOURS["good"], zorder=3, label="confirmed by all pods")
         axes.scatter(*_columns(observed), s=7, color=COLOURS["holdback"], zorder=3, label="observed in the metrics")
         axes.set_ylabel("share of the revision that ramps, %")
-        axes.set_ylim(-3, 108)
+        axes.set_ylim(-3, 104)
 
     return _plot(found, draw, height=3.0)
 
@@ -132,27 +133,21 @@ def revert(found: Findings) -> str:
         counts: dict[int, list[int]] = {}
         for o in found.run.results.outcomes:
             if since <= sent_at(o) < verdict + 4 and is_bad_treatment(o, found.run.bad):
-                cell = counts.setdefault(int((sent_at(o) - verdict) // bin_seconds), [0, 0])
-                harmed = not o.ok or o.good is False or (o.answer is not None and o.latency * 1000 > LATENCY_BOUND_MS)
-                cell[harmed] += 1
+                counts.setdefault(int((sent_at(o) - verdict) // bin_seconds), [0, 0, 0])[_fate(o)] += 1
         bins = range(int((since - verdict) // bin_seconds), int(4 / bin_seconds))
-        at = [b * bin_seconds for b in bins]
-        fine = [counts.get(b, [0, 0])[0] for b in bins]
-        harmed_counts = [counts.get(b, [0, 0])[1] for b in bins]
-        axes.bar(
-            at, fine, width=bin_seconds, align="edge", color=COLOURS["treatment"], alpha=0.75, lw=0, label="good answer"
+        at, bottom = [b * bin_seconds for b in bins], [0] * len(bins)
+        kinds = (
+            ("good answer", "treatment"),
+            ("failed there, rescued by the baseline", "holdback"),
+            ("failed, slow or of no use", "bad"),
         )
-        axes.bar(
-            at,
-            harmed_counts,
-            bottom=fine,
-            width=bin_seconds,
-            align="edge",
-            color=COLOURS["bad"],
-            lw=0,
-            label="failed, slow or of no use",
-        )
-        axes.set_ylabel("requests in 0.25 s answered\nby the bad revision's treatment")
+        for fate, (label, colour) in enumerate(kinds):
+            values = [counts.get(b, [0, 0, 0])[fate] for b in bins]
+            axes.bar(
+                at, values, bottom=bottom, width=bin_seconds, align="edge", color=COLOURS[colour], lw=0, label=label
+            )
+            bottom = [x + y for x, y in zip(bottom, values, strict=True)]
+        axes.set_ylabel("requests in 0.25 s")
         axes.set_xlabel("seconds from the verdict")
         top = axes.get_ylim()[1]
         axes.set_ylim(0, top * 1.25)
@@ -173,6 +168,14 @@ def revert(found: Findings) -> str:
                 )
 
     return _figure(draw, height=2.8)
+
+
+def _fate(outcome: Outcome) -> int:
+    """0: a good answer in time; 1: the same, though the cheap route had failed; 2: none."""
+    slow = (outcome.latency - outcome.late) * 1000 > LATENCY_BOUND_MS
+    if not outcome.ok or outcome.good is False or slow:
+        return 2
+    return 1 if outcome.provider_faults else 0
 
 
 def users(found: Findings) -> str:
@@ -228,20 +231,12 @@ def _plot(found: Findings, draw: Callable[[Axes], None], height: float) -> str:
         draw(axes)
         start, marks = _start(found), found.run.timeline.marks
         low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.13 * (high - low))
-        for i, (key, text, colour) in enumerate(it for it in MARKS if it[0] in marks):
-            at = marks[key] - start
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+        axes.set_ylim(low, high + 0.2 * (high - low))
+        for key, text, colour, side, row in (it for it in MARKS if it[0] in marks):
+            at, y = marks[key] - start, high + (0.03 + 0.09 * row) * (high - low)
             axes.axvline(at, color=COLOURS[colour], lw=1.1, ls="--")
-            right = key in ("regression",)
-            y = high + (0.02 + 0.06 * (i % 2)) * (high - low)
-            axes.text(
-                at,
-                y,
-                f"{text} " if right else f" {text}",
-                color=COLOURS[colour],
-                fontsize=8,
-                ha="right" if right else "left",
-            )
+            axes.text(at, y, f" {text} ", color=COLOURS[colour], fontsize=8, ha=side)
         axes.set_xlabel("seconds from the first apply")
         axes.set_xlim(0, marks.get("end", found.run.timeline.seen[-1].at if found.run.timeline.seen else start) - start)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

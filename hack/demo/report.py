@@ -86,9 +86,9 @@ def _cards(n: Json) -> list[tuple[str, str]]:
     def shown(value: Any, unit: str) -> str:
         return "-" if value is None else f"{value:,} {unit}".strip()
 
-    saved = "-"
+    saved = part = ""
     if n["money_saved"] is not None and n["money_baseline"]:
-        saved = f"${n['money_saved']:.2f} ({100 * n['money_saved'] / n['money_baseline']:.0f} %)"
+        saved, part = f"${n['money_saved']:.2f}", f" ({100 * n['money_saved'] / n['money_baseline']:.0f} %)"
     return [
         ("yes" if n["promoted"] else "NO", "good candidate promoted"),
         ("yes" if n["reverted"] else "NO", "bad revision reverted"),
@@ -96,7 +96,7 @@ def _cards(n: Json) -> list[tuple[str, str]]:
         (shown(n["revert_ms"], "ms"), "verdict to all pods at share 0"),
         (shown(n["requests_sent"], ""), "requests sent"),
         (shown(n["requests_lost"], ""), "requests lost"),
-        (saved, "saved, against everything at the baseline"),
+        (saved or "-", f"saved{part}, against everything at the baseline"),
     ]
 
 
