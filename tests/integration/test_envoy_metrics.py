@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from funicular.api.spec import Price
 from funicular.compile import arm_of, replicate_of
 from funicular.compile.metrics import ARMS, SCRAPE, samples
 from tests.integration.envoy_rig import Rig, rig, total
@@ -34,7 +35,8 @@ async def test_counts_are_exact(gateway: Rig) -> None:
         return web.json_response({"usage": {"prompt_tokens": 3, "completion_tokens": 2}})
 
     classifier.handler, mini.handler = label, answer
-    upstreams = (make_upstream("frontier", frontier.url), make_upstream("mini", mini.url))
+    price = Price(input_per_million=1.25, output_per_million=10)
+    upstreams = (make_upstream("frontier", frontier.url), make_upstream("mini", mini.url, price=price))
     asked = make_classifier(f"http://127.0.0.1:{classifier.port}", timeout="2s")
     bounds = {"LatencyP50": "1h", "LatencyP95": "20ms", "LatencyP99": "15ms", "TimeToFirstToken": "20ms"}
     traffic = make_traffic(

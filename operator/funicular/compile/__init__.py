@@ -13,6 +13,10 @@ For the agent, by file (each is a discovery response {"version_info": V, "resour
 
 policy_route, policy_clusters and policy_secrets do not depend on the share. Each raises ValueError (with a sentence) for
 traffic that cannot be compiled. route_configuration takes orjson.Fragment for a policy's part as well.
+A candidate whose timeout is shorter than its baseline's gets a second cluster (clusters.relay_cluster). Keys in the layer that no
+policy has any more may go once the routes are taken; a share that falls may fall first. In SDS file ID_KEY the value stands
+as "inline_string", since Lua reads it from there (again each second).
+Series by replicate: outcomes and slow answers while traffic.is_measured, tokens where an upstream also has a price.
 ack.versions reads what Envoy has taken; metrics.translate and metrics.samples read its counters; assignment tells the arm.
 """
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from funicular.compile.inputs import ID_KEY, GatewaySettings, Json
-from funicular.compile.protos import EGRESS, RELAYED, SPACE, address, file_source, lua, typed
+from funicular.compile.protos import EGRESS, EXT_AUTHZ, RELAYED, SPACE, address, file_source, lua, typed
 from funicular.compile.replies import local_replies
-from funicular.compile.routes import EXT_AUTHZ, NAME
+from funicular.compile.routes import NAME
 from funicular.compile.shares import LAYER
 from funicular.compile.stats import access_log, stats_config
 

@@ -10,6 +10,10 @@ MODEL, OTHER, UNIT, REPLICATE = "fun.model", "fun.other", "fun.unit", "fun.repli
 NO_UNIT, EDITS = "fun.no_unit", "fun.edits"
 RELAYED = "fun.relayed"  # the edits of a request that came through the egress listener
 EGRESS = "egress"
+EXT_AUTHZ = "envoy.filters.http.ext_authz"
+PER_ROUTE = EXTENSION + "filters.http.ext_authz.v3.ExtAuthzPerRoute"
+# On each route, though it is long: beside one of the virtual host, Envoy would merge the two in every request that asks.
+NOT_ASKED = {EXT_AUTHZ: {"@type": PER_ROUTE, "disabled": True}}
 SPACE = "fun"  # of our metadata
 
 

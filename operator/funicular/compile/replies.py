@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from funicular.compile.inputs import Json
-from funicular.compile.protos import typed
+from funicular.compile.protos import NOT_ASKED, typed
 
 ROUTE = "envoy.config.route.v3.Route"
 JSON_TYPE = [
@@ -31,6 +31,7 @@ def direct(name: str, status: int, text: str, *, as_json: bool = True) -> Json:
             ROUTE,
             name=name,
             match={"prefix": "/"},
+            typed_per_filter_config=NOT_ASKED,
             direct_response={"status": status, "body": {"inline_string": text}},
             **fields,
         )

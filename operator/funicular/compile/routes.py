@@ -15,13 +15,15 @@ from funicular.api.duration import seconds
 from funicular.api.spec import UnitSource
 from funicular.api.traffic import Route
 from funicular.compile.assignment import Arm, holdback_seed, share_seed
-from funicular.compile.clusters import classifier_cluster, relay_cluster, upstream_cluster
+from funicular.compile.clusters import classifier_cluster, is_address, relay_cluster, upstream_cluster
 from funicular.compile.inputs import GatewaySettings, Json, PolicyTraffic, target_of, upstream_of
 from funicular.compile.protos import (
     API,
-    EXTENSION,
+    EXT_AUTHZ,
     MODEL,
+    NOT_ASKED,
     OTHER,
+    PER_ROUTE,
     REPLICATE,
     SPACE,
     UNIT,
@@ -35,11 +37,9 @@ from funicular.compile.protos import (
 from funicular.compile.replies import ROUTE, direct, model, models, unknown_model, unknown_path
 from funicular.compile.stats import FIRST_TOKEN
 
-EXT_AUTHZ = "envoy.filters.http.ext_authz"
 LUA = "envoy.filters.http.lua"
 LABEL, THRESHOLD = "x-funicular-label", "x-funicular-threshold"
 NAME = "policies"
-_PER_ROUTE = EXTENSION + "filters.http.ext_authz.v3.ExtAuthzPerRoute"
 _BACK_OFF = {"base_interval": "0.001s", "max_interval": "0.002s"}
 _FALLBACK = {
     "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-status-codes",
@@ -48,7 +48,7 @@ _FALLBACK = {
     "refresh_cluster_on_retry": True,
     "retry_back_off": _BACK_OFF,
 }
-_AGAIN = {  # only where the provider cannot have seen the request
+_AGAIN = {  # where another host may do, and the provider cannot have seen the request; keeping the body costs 100 us a MB
     "retry_on": "connect-failure,refused-stream,reset-before-request",
     "num_retries": 1,
     "retry_back_off": _BACK_OFF,
@@ -74,6 +74,7 @@ class _Arms:
     def __init__(self, policy: PolicyTraffic) -> None:
         self._policy, self._traffic = policy, policy.traffic
         bounds = dict(self._traffic.latency_bounds) if self._traffic.is_measured else {}
+        self._is_priced = any(upstream.price for route in policy.revisions() for upstream in route.upstreams)
         first_token = bounds.pop(FIRST_TOKEN, None)
         self._lua: Json = {}
         if self._traffic.is_measured:
@@ -98,16 +99,21 @@ class _Arms:
         }
         if self._traffic.is_measured:
             fun.update({"m": labels, **self._bounds})
+            if self._is_priced:
+                fun["p"] = labels
         return {"filter_metadata": {SPACE: fun, **({LUA: self._lua} if self._lua else {})}}
 
     def _action(self, name: str, metadata: Json, target: Json, **fields: Any) -> Json:
         route = {"timeout": "0s", **target}
+        fields = {"typed_per_filter_config": NOT_ASKED, **fields}
         message = {"name": name, "match": {"prefix": "/"}, "metadata": metadata, "route": route, **fields}
         return {"action": {"name": "route", "typed_config": {"@type": API + ROUTE, **message}}}
 
     def _baseline(self, route: Route) -> Json:
         baseline = upstream_of(route, route.baseline)
-        retry = {**_AGAIN, "per_try_timeout": seconds_text(seconds(baseline.timeout))}
+        retry: Json = {"per_try_timeout": seconds_text(seconds(baseline.timeout))}
+        if not is_address(target_of(baseline.url).host):
+            retry.update(_AGAIN)
         return {"cluster": upstream_cluster(self._policy, baseline), "retry_policy": retry}
 
     def _candidate(self, route: Route, name: str) -> Json:
@@ -152,7 +158,7 @@ class _Arms:
             "authorization_request": {"headers_to_add": [{"key": THRESHOLD, "value": repr(classifier.threshold)}]},
             "authorization_response": {"allowed_upstream_headers": {"patterns": [{"exact": LABEL}]}},
         }
-        ask = {EXT_AUTHZ: {"@type": _PER_ROUTE, "check_settings": {"http_service": service}}}
+        ask = {EXT_AUTHZ: {"@type": PER_ROUTE, "check_settings": {"http_service": service}}}
         metadata = self._chat(arm, "none", "no_answer")
         asking = self._action(f"{arm}/ask", metadata, self._baseline(route), typed_per_filter_config=ask)
         known = {
@@ -229,7 +235,6 @@ def route_configuration(by_model: Mapping[str, Any], settings: GatewaySettings) 
         "name": "all",
         "domains": ["*"],
         "request_body_buffer_limit": str(settings.body_limit),
-        "typed_per_filter_config": {EXT_AUTHZ: {"@type": _PER_ROUTE, "disabled": True}},
         "response_headers_to_add": [
             {
                 "header": {"key": "x-funicular-id", "value": identity},
@@ -249,4 +254,5 @@ def route_configuration(by_model: Mapping[str, Any], settings: GatewaySettings) 
 def _feedback() -> Json:
     """Counted by the agent."""
     target = {"cluster": "agent", "timeout": "5s"}
-    return {"action": typed("route", ROUTE, name="feedback", match={"prefix": "/"}, route=target)}
+    fields: Json = {"match": {"prefix": "/"}, "route": target, "typed_per_filter_config": NOT_ASKED}
+    return {"action": typed("route", ROUTE, name="feedback", **fields)}

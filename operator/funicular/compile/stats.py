@@ -110,7 +110,7 @@ def access_log() -> list[Json]:
 
     tokens = [
         _counter(f"{name}_{kind}", [*tags, candidate], f"%DYNAMIC_METADATA({SPACE}:{kind}_tokens)%")
-        for name, tags in (("tokens", [labels]), ("replicate_tokens", [measured, replicate]))
+        for name, tags in (("tokens", [labels]), ("replicate_tokens", [_route("p", "m"), replicate]))
         for kind in ("prompt", "completion")
     ]
     return [

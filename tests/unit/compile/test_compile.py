@@ -11,6 +11,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from funicular.api.spec import Price
 from funicular.api.traffic import Share
 from funicular.compile import Arm, GatewaySettings, arm_of, policy_clusters, policy_route, policy_secrets, policy_shares
 from funicular.compile.assignment import REPLICATE_SEED, holdback_seed, replicate_of, share_seed
@@ -153,6 +154,13 @@ def test_a_route_to_an_unknown_candidate_is_refused() -> None:
     policy = make_policy(make_traffic(make_route("aaaa"), make_route("bbbb", single="nobody")))
     with pytest.raises(ValueError, match="nobody"):
         policy_route(policy)
+
+
+def test_tokens_by_replicate_are_counted_where_there_are_prices() -> None:
+    priced = make_upstream("frontier", price=Price(input_per_million=1, output_per_million=2))
+    for upstream, counted in ((make_upstream("frontier"), False), (priced, True)):
+        policy = make_policy(make_traffic(make_route("aaaa", upstream), make_route("bbbb", upstream)))
+        assert ("shop/support;bbbb;control" in _values(policy_route(policy), "p")) is counted
 
 
 def test_an_idle_policy_asks_for_no_unit_and_no_replicates() -> None:
