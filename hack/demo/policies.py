@@ -113,7 +113,7 @@ def good(url: Callable[[str], str], prometheus: str, scale: float = 1.0) -> Json
                 "classifier": {
                     "image": CLASSIFIER_IMAGE,
                     "threshold": 0.6,
-                    "timeout": "100ms",
+                    "timeout": "250ms",
                     "routes": {"easy": "mini", "hard": "frontier"},
                 }
             },
