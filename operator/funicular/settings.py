@@ -45,6 +45,7 @@ class AgentSettings:
     token_file: str = ""  # projected token with the operator's audience
     dns_resolver: str = ""  # host:port for Envoy; empty: the system's
     envoy: str = ""  # path of the binary: the agent then runs Envoy itself; empty: a sidecar does
+    ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # whom Envoy trusts behind https URLs of candidates
     body_limit: int = 8 << 20
     concurrency: int = 1
     log_level: str = "INFO"

@@ -51,6 +51,7 @@ class GatewaySettings:
                 "admin_port": agent.admin_port,
                 "body_limit": agent.body_limit,
                 "dns_resolver": agent.dns_resolver,
+                "ca_file": agent.ca_file,
                 **fields,
             }
         )
