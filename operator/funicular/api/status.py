@@ -76,8 +76,11 @@ class VerdictStatus(StatusModel):
     reason: str = Field(description="The reason in one CamelCase word.")
     message: str = Field(default="", description="The reason in one sentence, with numbers.")
     mode: str = Field(default="Enforce", description="Enforce or Observe.")
-    estimate: float | None = Field(default=None, description="Value in the treatment arm.")
-    reference: float | None = Field(default=None, description="Value in the arm it is compared with.")
+    estimate: float | None = Field(
+        default=None,
+        description="In the treatment arm: the share of bad events (failed, over the bound, thumbs down), or the mean.",
+    )
+    reference: float | None = Field(default=None, description="The same in the arm it is compared with.")
     low: float | None = Field(default=None, description="Lower end of the confidence interval.")
     high: float | None = Field(default=None, description="Upper end of the confidence interval.")
     samples: float = Field(default=0, description="Requests in the treatment arm.")

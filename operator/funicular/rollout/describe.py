@@ -136,7 +136,7 @@ def _steady(status: Status) -> str:
         if status.traffic and status.traffic.holdback
         else ""
     )
-    return f"revision {revision} is promoted{held}" + (f"; {tight.slo}: {tight.message}" if tight else "")
+    return f"revision {revision} is promoted{held}" + (f"; {tight.message}" if tight else "")
 
 
 def _evidence(seen: Observation, status: Status) -> str:

@@ -227,9 +227,9 @@ def why(seen: Observation, status: Status, reason: str) -> str:
     if reason == "Aborted":
         return f"aborted by {_by(seen) or 'a person'}"
     if seen.alarm is not None and status.candidate and seen.alarm.revision == status.candidate.revision:
-        return f"{seen.alarm.verdict.slo}: {seen.alarm.verdict.message}"
+        return seen.alarm.verdict.message
     verdict = failed(status.verdicts) or tightest(status.verdicts)
-    return f"{verdict.slo}: {verdict.message}" if verdict else reason
+    return verdict.message if verdict else reason
 
 
 def latched(seen: Observation, status: Status, revision: str, reason: str, message: str) -> tuple[Rejected, ...]:

@@ -19,23 +19,24 @@ def explain(
 ) -> str:
     """The sentence of a verdict. `half_width`: of the 95 % interval around the comparison's distance."""
     proportion = question.kind == "proportion"
-    sentence = f"{question.name}: {_figures(comparison, half_width, proportion)} over {arm.samples:,.0f} requests"
+    sentence = f"{question.name}: {_figures(question, comparison, half_width, proportion)} over {arm.samples:,.0f} {question.trials}"
     sentence += _conclusion(question, arm, comparison, outcome, reason, needed, proportion)
     if not arm.has_replicates and borrowed_effect is not None:
         sentence += f" (a design effect of {borrowed_effect:.1f} is borrowed from the built-in counters)"
     return sentence
 
 
-def _figures(comparison: Comparison, half_width: float, proportion: bool) -> str:
+def _figures(question: Question, comparison: Comparison, half_width: float, proportion: bool) -> str:
+    of = f" {question.of}" if question.of else ""
     low, high = comparison.distance - half_width, comparison.distance + half_width
     if comparison.name == MAXIMUM:
         low = max(low, 0.0) if proportion else low
         interval = f"{_value(low, proportion)} to {_value(high, proportion)}"
         allowed = _value(comparison.bound, proportion)
-        return f"{_value(comparison.estimate, proportion)} (95 % interval {interval}; allowed {allowed})"
+        return f"{_value(comparison.estimate, proportion)}{of} (95 % interval {interval}; allowed {allowed})"
     against = "the holdback" if comparison.name == BASELINE else "control"
     return (
-        f"{_value(comparison.estimate, proportion)} against {_value(comparison.reference or 0.0, proportion)} in {against}"
+        f"{_value(comparison.estimate, proportion)}{of} against {_value(comparison.reference or 0.0, proportion)} in {against}"
         f" (difference {_difference(comparison.distance, proportion)}, 95 % interval {_difference(low, proportion)} to"
         f" {_difference(high, proportion)}; allowed {_difference(comparison.bound, proportion)})"
     )

@@ -74,6 +74,8 @@ class Question:
     allowed_increase: float | None = None
     allowed_from_baseline: float | None = None
     min_samples: int = 300
+    of: str = ""  # for people: what the rate counts, "failed", "over 4s", "thumbs down"
+    trials: str = "requests"  # for people: what it is counted over
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,7 +255,23 @@ def question_of(slo: Slo, step_min_samples: int) -> Question:
         allowed_increase=increase,
         allowed_from_baseline=slo.allowed_from_baseline,
         min_samples=slo.min_samples or step_min_samples,
+        of=counted(slo),
+        trials="votes" if slo.indicator is Indicator.THUMBS_UP_RATE else "events" if slo.query else "requests",
     )
+
+
+def counted(slo: Slo) -> str:
+    """What the judged rate counts, in words: bad events, also where the SLO is declared on good ones."""
+    if slo.indicator in LATENCY_QUANTILE:
+        return f"over {slo.bound}"
+    if slo.query is not None:
+        return "" if slo.query.value else "good" if counts_good(slo) else "not good"
+    words = {
+        Indicator.ERROR_RATE: "failed",
+        Indicator.THUMBS_UP_RATE: "thumbs down",
+        Indicator.COST_PER_REQUEST: "dollars",
+    }
+    return words[slo.indicator] if slo.indicator is not None else ""
 
 
 def ratio_counts(slo: Slo, good: float, total: float) -> ArmCounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,7 +73,25 @@ def slo(**fields: Any) -> Slo:
     ],
 )
 def test_an_slo_as_a_question(fields: dict[str, Any], expected: Question) -> None:
-    assert queries.question_of(slo(**fields), 300) == expected
+    assert replace(queries.question_of(slo(**fields), 300), of="", trials="requests") == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "of", "trials"),
+    [
+        pytest.param({"indicator": "ErrorRate", "max": 0.01}, "failed", "requests", id="errors"),
+        pytest.param({"indicator": "LatencyP95", "bound": "4s"}, "over 4s", "requests", id="latency"),
+        pytest.param(
+            {"indicator": "ThumbsUpRate", "min": 0.9}, "thumbs down", "votes", id="thumbs are judged by those down"
+        ),
+        pytest.param(
+            {"query": {"good": "a", "total": "b"}, "min": 0.9}, "not good", "events", id="good events of one's own"
+        ),
+    ],
+)
+def test_a_verdict_says_what_it_counts(fields: dict[str, Any], of: str, trials: str) -> None:
+    question = queries.question_of(slo(**fields), 300)
+    assert (question.of, question.trials) == (of, trials)
 
 
 @pytest.mark.parametrize(
