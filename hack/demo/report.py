@@ -93,7 +93,7 @@ def _cards(n: Json) -> list[tuple[str, str]]:
         ("yes" if n["promoted"] else "NO", "good candidate promoted"),
         ("yes" if n["reverted"] else "NO", "bad revision reverted"),
         (shown(n["verdict_seconds"], "s"), "regression to verdict"),
-        (shown(n["revert_ms"], "ms"), "verdict to all pods at share 0"),
+        (shown(n["revert_ms"] and round(n["revert_ms"]), "ms"), "verdict to all pods at share 0"),
         (shown(n["requests_sent"], ""), "requests sent"),
         (shown(n["requests_lost"], ""), "requests lost"),
         (saved or "-", f"saved{part}, against everything at the baseline"),
