@@ -24,6 +24,7 @@ Json = dict[str, Any]
 SIZES = {"2 kB": 2_000, "100 kB": 100_000, "1 MB": 1_000_000}
 CONNECTIONS = {"2 kB": 32, "100 kB": 16, "1 MB": 8}
 MANY = 1000
+PATHS = ("upstream", "plain", "control", "litellm", "treatment", "treatment-reference")
 HEADLINE = {  # with bodies of 2 kB and one policy
     "control_vs_envoy": ("control", "plain"),
     "treatment_vs_control": ("treatment", "control"),
@@ -36,7 +37,7 @@ HEADLINE = {  # with bodies of 2 kB and one policy
 class Subject:
     """Something to shoot at: a path from wrk to the upstream, with bodies of one size."""
 
-    path: str  # plain, control, treatment, treatment-reference, litellm, upstream
+    path: str  # one of PATHS
     size: str
     policies: int
     at: str  # host:port
@@ -132,7 +133,11 @@ class Throughput:
             for (path, count), place in paths.items()
             if not (self._quick and path == "treatment-reference" and size != "2 kB")
         ]
-        return found + self._litellm(provider)
+        # What is compared stands side by side, so that a noisy neighbour hits both.
+        return sorted(
+            found + self._litellm(provider),
+            key=lambda it: (list(SIZES).index(it.size), it.policies, PATHS.index(it.path)),
+        )
 
     def _gateway(self, name: str, policies: int, provider: Place, classifier: Place, share: int) -> Gateway:
         return Gateway(
