@@ -21,6 +21,7 @@ import psutil
 import pytest
 import yaml
 from dnslib import DNSRecord
+
 from hack.cluster import Cluster, CommandFailed, Image
 from hack.cluster.cluster import CHECKOUT
 from hack.cluster.controlplane import PrometheusOptions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from hack.cluster import binaries
 from hack.cluster.errors import BinaryMissing
 

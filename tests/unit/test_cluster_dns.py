@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from dnslib import QTYPE, RCODE, DNSRecord
+
 from hack.cluster.node.dns import TTL, Directory, answer
 
 Object = dict[str, Any]

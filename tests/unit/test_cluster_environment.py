@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 import pytest
+
 from hack.cluster.node.environment import (
     ConfigMissing,
     PathRewriter,

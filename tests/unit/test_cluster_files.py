@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from hack.cluster import images
 from hack.cluster.images import Image
 from hack.cluster.node.addresses import Addresses

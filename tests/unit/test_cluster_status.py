@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from hack.cluster.node.status import ContainerView, PodView, desired_delay, pod_status
 
 Object = dict[str, Any]

@@ -19,7 +19,8 @@ def explain(
 ) -> str:
     """The sentence of a verdict. `half_width`: of the 95 % interval around the comparison's distance."""
     proportion = question.kind == "proportion"
-    sentence = f"{question.name}: {_figures(question, comparison, half_width, proportion)} over {arm.samples:,.0f} {question.trials}"
+    figures = _figures(question, comparison, half_width, proportion)
+    sentence = f"{question.name}: {figures} over {arm.samples:,.0f} {question.trials}"
     sentence += _conclusion(question, arm, comparison, outcome, reason, needed, proportion)
     if not arm.has_replicates and borrowed_effect is not None:
         sentence += f" (a design effect of {borrowed_effect:.1f} is borrowed from the built-in counters)"

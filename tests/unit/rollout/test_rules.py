@@ -8,6 +8,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
+import funicular.rollout
+from funicular.api.revision import baseline_route, revision_of
+from funicular.api.verbs import Request, Verb
+from funicular.rollout.actions import DropFinalizer, RecordRevision, RestoreSpec, WriteStatus
+from funicular.rollout.decide import decide
+from funicular.rollout.observation import Alarm, GatewayFacts
+from funicular.rollout.transitions import TRANSITIONS, Signal, State
+from funicular.slo.model import Outcome, Verdict
 from tests.builders import (
     ERRORS,
     NOW,
@@ -19,15 +28,6 @@ from tests.builders import (
     make_observation,
     make_spec,
 )
-
-import funicular.rollout
-from funicular.api.revision import baseline_route, revision_of
-from funicular.api.verbs import Request, Verb
-from funicular.rollout.actions import DropFinalizer, RecordRevision, RestoreSpec, WriteStatus
-from funicular.rollout.decide import decide
-from funicular.rollout.observation import Alarm, GatewayFacts
-from funicular.rollout.transitions import TRANSITIONS, Signal, State
-from funicular.slo.model import Outcome, Verdict
 
 BURN = Verdict("errors", Outcome.FAIL, "FastBurn", "half of the treated requests fail")
 
@@ -296,9 +296,8 @@ class TestRule5TheClockStartsWithTheShareInEffect:
 
 class TestRule6ObservedShareMustMatch:
     def test_a_sample_ratio_mismatch_reverts(self) -> None:
-        from tests.builders import counts
-
         from funicular.slo.model import Arm
+        from tests.builders import counts
 
         ramp = Ramp().to_step(1)
         for _ in range(3):

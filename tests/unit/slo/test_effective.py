@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.slo.arms import lumpy_arm, make_arm, one_element, scattered_arm
 
 from funicular.slo.effective import compare, compare_means, design_effect, measure
 from funicular.slo.model import ArmCounts
+from tests.unit.slo.arms import lumpy_arm, make_arm, one_element, scattered_arm
 
 
 def test_independent_requests_are_worth_one_each():

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.slo.arms import make_arm
 
 from funicular.slo.fastburn import fast_burn
 from funicular.slo.model import ArmCounts, Outcome
+from tests.unit.slo.arms import make_arm
 
 HEALTHY = make_arm(1_000, 10)
 counts = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=64, max_size=64).map(

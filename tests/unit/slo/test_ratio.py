@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.slo.arms import make_arm
 
 from funicular.slo.model import REPLICATES, ArmCounts, Looks, Outcome, Verdict
 from funicular.slo.ratio import sample_ratio
+from tests.unit.slo.arms import make_arm
 
 
 def split_users(

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+from funicular.slo import comparisons
+from funicular.slo.effective import CERTAIN, Spread, Worth
+from funicular.slo.model import Question
 from hack.simulate_verdicts import (
     BUDGET,
     CAPPED,
@@ -17,10 +21,6 @@ from hack.simulate_verdicts import (
     samples_to_pass,
     seconds_to_burn,
 )
-
-from funicular.slo import comparisons
-from funicular.slo.effective import CERTAIN, Spread, Worth
-from funicular.slo.model import Question
 
 INDEPENDENT = Traffic()
 CLUSTERED = Traffic(rho=0.05, zipf=1.1)

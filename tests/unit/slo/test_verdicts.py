@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.slo.arms import lumpy_arm, make_arm, one_element, scattered_arm
 
 from funicular.slo.model import ArmCounts, Budget, Evidence, Looks, Outcome, Question, Verdict
 from funicular.slo.verdicts import at_full_share, judge, split_budget
+from tests.unit.slo.arms import lumpy_arm, make_arm, one_element, scattered_arm
 
 BUDGET = split_budget(0.01, 0.05, steps=4, enforced_slos=3)
 BIG_CONTROL = make_arm(200_000, 2_000)
