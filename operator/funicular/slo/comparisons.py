@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import special
 
 from funicular.slo.effective import CERTAIN, Spread, compare, compare_means, welch
@@ -22,6 +23,7 @@ INCREASE = "allowedIncrease"
 BASELINE = "allowedFromBaseline"
 
 POWER_Z = 1.2816  # plans aim at a power of 0.9
+FEW_EVENTS = 5.0  # of control: below it the split of the events says little about a difference that is allowed
 _LARGEST = 37.0  # standard deviations; beyond it the normal tail underflows
 
 
@@ -58,13 +60,18 @@ def difference_of_proportions(name: str, allowed: float, arm: Spread, other: Spr
 
     Fail: the events of both arms, deflated to effective counts, are split between the arms as a binomial; its share
     under the null follows from the maximum-likelihood rates with a difference of exactly `allowed` (quadratic, Poisson
-    limit of Farrington and Manning 1990). Mid-p, then through t as far as the variance is estimated.
+    limit of Farrington and Manning 1990). Mid-p, then through t as far as the variance is estimated. Where control has
+    hardly an event and some increase is allowed, the split alone could never Fail (all events would be the treatment's
+    under the null too): there the two arms' own tails are asked as well, and half of the error rate is given to each.
     Pass: Wald with the larger of the null's and the observed variances.
     """
     worth, other_worth = compare(arm, other), compare(other, arm)
     n, n_other = arm.samples / worth.effect, other.samples / other_worth.effect
     pooled = (arm.rate * arm.samples + other.rate * other.samples) / (arm.samples + other.samples)
     fail_z = _split_z(arm.rate, n, other.rate, n_other, pooled, allowed)
+    if allowed > 0 and other.rate * n_other < FEW_EVENTS:
+        best = max(fail_z, _joint_z(arm.rate * n, n, other.rate * n_other, n_other, allowed))
+        fail_z = _from_tail(2 * float(special.ndtr(-best)))
     unit = max(_bernoulli(arm.rate), _bernoulli(pooled), _bernoulli(other.rate + allowed))
     unit_other = max(_bernoulli(other.rate), _bernoulli(pooled))
     variance, variance_other = unit / n, unit_other / n_other
@@ -176,6 +183,18 @@ def _split_z(rate: float, n: float, other_rate: float, n_other: float, pooled: f
     expected, expected_other = n * (null_other + allowed), n_other * null_other
     share = expected / (expected + expected_other) if expected + expected_other > 0 else n / both
     return _from_tail(float(special.betainc(x + 0.5, x_other + 0.5, share)))
+
+
+def _joint_z(x: float, n: float, x_other: float, n_other: float, allowed: float) -> float:
+    """Both arms' exact tails at every rate that control may have: "at least x" at that rate plus `allowed`, and "at most
+    x_other" at that rate. At the true rate they are two independent p-values, whose product q has the tail q (1 - ln q)
+    (Fisher); the largest q over all rates is therefore a valid, if cautious, test."""
+    furthest = min((x_other + 12 + 4 * math.sqrt(x_other + 1)) / max(n_other, 1.0), 1 - allowed)
+    rates = np.linspace(0.0, max(furthest, 0.0), 129)
+    more = special.betainc(x, n - x + 1, np.minimum(rates + allowed, 1.0)) if x > 0 else np.ones_like(rates)
+    fewer = special.betaincc(x_other + 1, max(n_other - x_other, 1e-9), rates)
+    q = float(np.max(more * fewer))
+    return _from_tail(min(1.0, q * (1 - math.log(q)))) if q > 0 else _LARGEST
 
 
 def _through_t(z: float, freedom: float) -> float:

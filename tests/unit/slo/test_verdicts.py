@@ -30,6 +30,22 @@ def ask(question: Question, treatment: ArmCounts, control: ArmCounts, **rest: Ar
         pytest.param(
             {"maximum": 0.01}, make_arm(300, 0), EMPTY, "Pass", "WithinBound", id="0 errors of 300 prove less than 1 %"
         ),
+        pytest.param(
+            {"allowed_increase": 0.05},
+            make_arm(800, 232),
+            make_arm(7_000, 0),
+            "Fail",
+            "Regressed",
+            id="29 % against a control without a single event is beyond 5 points",
+        ),
+        pytest.param(
+            {"allowed_increase": 0.05},
+            make_arm(800, 40),
+            make_arm(7_000, 0),
+            "Inconclusive",
+            "NotYetSignificant",
+            id="5 % against a control without a single event is all that is allowed",
+        ),
         pytest.param({"maximum": 0.01}, make_arm(299, 0), EMPTY, "Inconclusive", "TooFewSamples", id="299 are too few"),
         pytest.param(
             {"maximum": 0.01}, make_arm(300, 1), EMPTY, "Inconclusive", "NotYetSignificant", id="1 of 300 does not"
