@@ -21,7 +21,7 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 
 setup: $(VENV)/.installed ## Install the Python packages (every other target does it too)
 
-binaries: setup ## Find or build Kubernetes, etcd and Prometheus (up to 8 minutes, once)
+binaries: setup ## Find or build Kubernetes, etcd and Prometheus (7 to 20 minutes on two cores, once)
 	@$(RUN) -m hack.cluster binaries
 
 demo: setup ## Run the ramp's two stories on real parts, live, with a report at the end (OUT=dir, REGRESSION=errors|latency|thumbs)
@@ -49,10 +49,13 @@ generate: setup ## Write the generated files: the CRD, the README's diagram and 
 	@$(RUN) -m hack.state_diagram
 	@$(RUN) -m hack.embed_example
 
+play: setup ## Funicular with simulated providers and users, to try policies of your own, until Ctrl-C
+	@$(RUN) -m hack.playground
+
 bench: setup ## Compare with plain Envoy and LiteLLM in one run, and time reverts (OUT=dir)
 	@$(RUN) -m hack.bench --out $(OUT)
 
-cluster: setup ## Start etcd, an API server and Prometheus here; prints the KUBECONFIG line (CLUSTER=name)
+cluster: setup ## Start a real control plane, a process node and Prometheus here; prints the KUBECONFIG line (CLUSTER=name)
 	@$(RUN) -m hack.cluster up --name $(CLUSTER)
 
 cluster-down: setup ## End what `make cluster` started
@@ -65,4 +68,4 @@ lock: setup ## Pin the dependencies again, with hashes
 clean: ## Remove the virtual environment and everything that runs left behind
 	rm -rf $(VENV) .run out .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup binaries demo test check break-rules generate bench cluster cluster-down lock clean
+.PHONY: help setup binaries play demo test check break-rules generate bench cluster cluster-down lock clean

@@ -152,6 +152,7 @@ def _build(tool: Tool, names: Sequence[str], console: Console) -> None:
             for line in process.stderr:
                 output.append(line.rstrip())
                 progress.advance(bar)
+            progress.update(bar, completed=tool.compiled_packages)
         if process.returncode:
             raise BuildFailed(f"{title} failed (go build ended with {process.returncode}):\n" + "\n".join(output[-25:]))
         _target(tool, names[0]).parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +162,7 @@ def _build(tool: Tool, names: Sequence[str], console: Console) -> None:
 
 def _go_build(tool: Tool, names: Sequence[str], scratch: Path) -> subprocess.Popen[str]:
     (scratch / "out").mkdir()
+    (scratch / "tmp").mkdir()
     # A folder as -o names each binary after its package, which etcd's package (".../v3") does not allow.
     single = len(names) == 1
     command = ["go", "build", "-v", "-trimpath", "-ldflags", tool.linker_flags]
@@ -172,6 +174,7 @@ def _go_build(tool: Tool, names: Sequence[str], scratch: Path) -> subprocess.Pop
         "CGO_ENABLED": "0",
         "GOFLAGS": "-mod=readonly -buildvcs=false",
         "GOWORK": "off",
+        "GOTMPDIR": str(scratch / "tmp"),  # goes with the scratch folder, also when Go is killed
     }
     return subprocess.Popen(
         command,

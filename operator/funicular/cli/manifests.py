@@ -46,6 +46,12 @@ def lint(
 
     policies, wrong = 0, 0
     for name, text in _texts(files):
+        if isinstance(text, OSError | UnicodeDecodeError):
+            wrong += 1
+            print(
+                f"{name} cannot be read: {(text.strerror if isinstance(text, OSError) else None) or 'it is not text'}"
+            )
+            continue
         try:
             found = [document for document in yaml.load_all(text, _Strict) if document is not None]
         except yaml.YAMLError as exc:
@@ -67,7 +73,8 @@ def lint(
     print(f"{policies} {KIND if policies == 1 else 'RoutingPolicies'}: good")
 
 
-def _texts(files: list[str]) -> Iterator[tuple[str, str]]:
+def _texts(files: list[str]) -> Iterator[tuple[str, str | OSError | UnicodeDecodeError]]:
+    """Each file's text, or why it cannot be read: one bad file must not hide the findings in the others."""
     for name in files:
         path = Path(name)
         if name == "-":
@@ -77,8 +84,7 @@ def _texts(files: list[str]) -> Iterator[tuple[str, str]]:
             try:
                 yield str(file), file.read_text()
             except (OSError, UnicodeDecodeError) as exc:
-                reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
-                raise UserMustFix(f"{file} cannot be read: {reason}") from exc
+                yield str(file), exc
 
 
 def _inside(folder: Path) -> list[Path]:

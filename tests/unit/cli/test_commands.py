@@ -72,12 +72,20 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(caught.value.code or 0)
 
 
+def test_a_file_that_cannot_be_read_hides_no_other_finding(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("apiVersion: routing.funicular.dev/v1alpha1\nkind: RoutingPolicy\nmetadata: {name: x}\nspec: {}\n")
+    assert run(monkeypatch, "lint", "/nowhere.yaml", str(bad)) == 1
+    said = capsys.readouterr().out
+    assert "/nowhere.yaml cannot be read: No such file or directory" in said
+    assert f"{bad}: x: " in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        pytest.param(
-            ("lint", "/nowhere.yaml"), "/nowhere.yaml cannot be read: No such file or directory", id="no file"
-        ),
         pytest.param(("lint", "/dev/null"), "there is no RoutingPolicy in /dev/null", id="an empty file"),
         pytest.param(("get",), "no cluster is configured", id="no cluster"),
     ],
