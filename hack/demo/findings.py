@@ -36,6 +36,7 @@ class Run:
     demo_seconds: float
     votes_failed: int
     broken: str = ""
+    build_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +154,20 @@ def _users_checks(run: Run, steps: Sequence[StepRow], mixes: dict[str, float | N
             Check(
                 "after the revert no request reached the bad revision",
                 gone,
-                f"the last one was sent {1000 * (last - marks['verdict']):+.0f} ms from the verdict",
+                _when_last(1000 * (last - marks["verdict"]), 1000 * (reverted - marks["verdict"])),
             )
         )
     return found
+
+
+def _when_last(last: float, confirmed: float) -> str:
+    """Both in milliseconds from the verdict."""
+    if last < 0:
+        return f"the last one was sent {-last:.0f} ms before the verdict"
+    order = "before" if last <= confirmed else "after"
+    return (
+        f"the last one was sent {last:.0f} ms after the verdict, {order} the last pod confirmed at {confirmed:.0f} ms"
+    )
 
 
 def as_json(found: Findings) -> Json:
@@ -175,6 +186,7 @@ def as_json(found: Findings) -> Json:
         "reverted": seen.get("the bad revision was reverted", False),
         "requests_sent": len(results.outcomes),
         "requests_failed": len(results.failed),
+        "requests_failed_by_providers": len(results.failed) - len(results.lost),
         "requests_lost": len(results.lost),
         "lost": [o.explain() for o in results.lost[:50]],
         "votes_failed": run.votes_failed,
@@ -187,6 +199,7 @@ def as_json(found: Findings) -> Json:
         "money_baseline": round(money.baseline, 4) if money else None,
         "money_real": round(money.real, 4) if money else None,
         "money_saved": round(money.saved, 4) if money else None,
+        "build_seconds": round(run.build_seconds, 1),
         "setup_seconds": round(run.setup_seconds, 1),
         "demo_seconds": round(run.demo_seconds, 1),
         "revisions": {"good": run.good, "bad": run.bad},

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -17,15 +19,23 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from funicular.api.status import VerdictStatus
+from funicular.api.status import Status, VerdictStatus
 from hack.demo.people import People
-from hack.demo.timeline import Timeline
+from hack.demo.policies import LATENCY_BOUND_MS
+from hack.demo.timeline import Timeline, without_name
 from hack.sim.load import Live as LoadCounters
 
 Json = dict[str, Any]
 COLOURS = {"Pass": "green", "Fail": "bold red", "Inconclusive": "yellow", "Error": "red"}
 PLAIN_EVERY = 5.0
-PER_CENT = ("errors", "p95", "thumbs-up", "sample-ratio")
+COUNTED = {  # what the verdict's numbers are the share of; dollars for the rest
+    "errors": "failed",
+    "p95": f"over {LATENCY_BOUND_MS} ms",
+    "thumbs-up": "down",
+    "sample-ratio": "treated",
+}
+ORDER = ("Fail", "Error", "Inconclusive", "Pass")
+OTHER_LINES = 20  # of the panel, without the reasons
 
 
 class Screen:
@@ -61,7 +71,7 @@ class Screen:
         if not self.console.is_terminal:
             await self._run_plainly()
             return
-        with RichLive(self._draw(), console=self.console, refresh_per_second=4, transient=True) as live:
+        with RichLive(self._draw(), console=self.console, refresh_per_second=4) as live:
             self._live = live
             try:
                 while True:
@@ -69,7 +79,6 @@ class Screen:
                     live.update(self._draw())
             finally:
                 self._live = None
-        # Not reached: cancelled above.
 
     async def _run_plainly(self) -> None:
         shown, last = ("", ""), 0.0
@@ -84,8 +93,12 @@ class Screen:
     def _line(self) -> str:
         status, load = self._timeline.status(), self._load
         share = status.traffic.share if status.traffic else None
-        parts = [f"{status.phase:<12}", f"share {_share(share.desired if share else None)}"]
-        parts += [f"{v.slo} {v.outcome}" for v in status.verdicts if v.mode == "Enforce"]
+        if _is_promoted(status):
+            parts = ["promoted (all outside the holdback)"]
+        else:
+            parts = [f"{status.phase:<12}", f"share {_share(share.desired if share else None)}"]
+        verdicts = self._timeline.verdicts()
+        parts += [f"{v.slo} {v.outcome}" for v in verdicts.rows if v.mode == "Enforce"]
         if load is not None:
             parts.append(f"{load.rate(time.time()):.0f} requests/s, {load.sent} sent, {load.failed} failed")
         return " | ".join(parts) + f" | {status.message}"
@@ -95,7 +108,7 @@ class Screen:
         title = f"Funicular  {time.time() - self._began:5.0f} s   story {self._timeline.story}"
         parts: list[RenderableType] = [
             self._state(),
-            self._verdicts(),
+            *self._verdicts(),
             self._users(),
             self._events(),
             self._sentences(),
@@ -106,6 +119,7 @@ class Screen:
         status = self._timeline.status()
         share = status.traffic.share if status.traffic else None
         desired = share.desired if share and status.candidate else 0
+        promoted = _is_promoted(status)
         grid = Table.grid(padding=(0, 2))
         grid.add_row(
             "policy",
@@ -113,33 +127,57 @@ class Screen:
             f"step {status.step_text or '-'}",
             f"gateways {status.gateways or '-'}",
         )
-        grid.add_row(
-            "share",
-            ProgressBar(total=10_000, completed=desired, width=34),
-            f"desired {_share(desired)}",
-            f"acked {_share(share.acked if share and status.candidate else None)}   "
-            f"observed {_share(share.observed if share and status.candidate else None)}",
-        )
+        if promoted:
+            bar = ProgressBar(total=100, completed=100, width=30, complete_style="green", finished_style="green")
+            grid.add_row("share", bar, Text("promoted", style="green"), "all outside the holdback")
+        else:
+            grid.add_row(
+                "share",
+                ProgressBar(total=10_000, completed=desired, width=30),
+                f"desired {_share(desired)}",
+                f"acked {_share(share.acked if share and status.candidate else None)}   "
+                f"observed {_share(share.observed if share and status.candidate else None)}",
+            )
         revisions = f"stable {status.stable.revision if status.stable else '-'}"
         revisions += f"   ramps {status.candidate.revision}" if status.candidate else ""
-        revisions += "".join(f"   rejected {r.revision}" for r in status.rejected)
-        grid.add_row("revision", revisions)
+        grid.add_row(
+            "revision", revisions, *(Text(f"rejected {r.revision}", style="red") for r in status.rejected[-1:])
+        )
         return grid
 
-    def _verdicts(self) -> Table:
-        table = Table(box=None, header_style="dim", padding=(0, 2))
-        for name in ("SLO", "verdict", "treatment", "reference", "requests", "why"):
+    def _verdicts(self) -> list[RenderableType]:
+        """The numbers of each SLO, and below them as many of the reasons in full as there is room for, the worst first."""
+        found = self._timeline.verdicts()
+        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+        for name in ("SLO (what counts)", "verdict", "treatment", "reference", "requests"):
             table.add_column(name, justify="right" if name in ("treatment", "reference", "requests") else "left")
-        for it in self._timeline.status().verdicts:
+        for it in found.rows:
             table.add_row(
-                it.slo + (" (observed)" if it.mode == "Observe" else ""),
+                _label(it),
                 Text(f"{it.outcome} {it.reason}", style=COLOURS.get(it.outcome, "")),
                 _value(it, it.estimate),
                 _value(it, it.reference),
                 f"{it.samples:,.0f}",
-                Text(it.message[:90], style="dim", overflow="ellipsis", no_wrap=True),
+                style="on grey11" if found.of and it.outcome == "Fail" else "",
             )
-        return table
+        parts: list[RenderableType] = [table, self._reasons(found.rows)]
+        if found.of:
+            title = f"the last verdicts of revision {found.of}, which was reverted for the first of them"
+            parts.insert(0, Text(title, style="bold red"))
+        return parts
+
+    def _reasons(self, rows: Sequence[VerdictStatus]) -> Table:
+        grid = Table.grid(padding=(0, 2))
+        room = max(1, self.console.height - OTHER_LINES)
+        for it in sorted(rows, key=lambda it: (it.outcome not in ORDER[:1], it.mode != "Enforce", _rank(it))):
+            message = without_name(it.message, it.slo)
+            lines = math.ceil(len(message) / max(20, self.console.width - 20))
+            if lines > room and grid.row_count:
+                break
+            room -= lines
+            failed = it.outcome == "Fail"
+            grid.add_row(it.slo, Text(message, style=COLOURS["Fail"] if failed else "dim", overflow="fold"))
+        return grid
 
     def _users(self) -> Table:
         grid, load = Table.grid(padding=(0, 2)), self._load
@@ -156,10 +194,10 @@ class Screen:
 
     def _events(self) -> Text:
         text = Text("\n")
-        for event in list(self._timeline.events)[-5:]:
+        for event in list(self._timeline.events)[-3:]:
             at = time.strftime("%H:%M:%S", time.localtime(event["seenAt"]))
             style = "red" if event.get("type") == "Warning" else "dim"
-            text.append(f"{at} {event.get('reason')}: {str(event.get('note', ''))[:110]}\n", style=style)
+            text.append(f"{at} {event.get('reason')}: {_cut(str(event.get('note', '')))}\n", style=style)
         return text
 
     def _sentences(self) -> Text:
@@ -173,10 +211,27 @@ def _share(basis_points: int | None) -> str:
     return "-" if basis_points is None else f"{basis_points / 100:g} %"
 
 
+def _is_promoted(status: Status) -> bool:
+    return status.phase == "Promoted" and status.candidate is None
+
+
+def _rank(verdict: VerdictStatus) -> int:
+    return ORDER.index(verdict.outcome) if verdict.outcome in ORDER else 0
+
+
+def _label(verdict: VerdictStatus) -> str:
+    counted = COUNTED.get(verdict.slo, "$ each")
+    return f"{verdict.slo} ({counted}{', observed' if verdict.mode == 'Observe' else ''})"
+
+
 def _value(verdict: VerdictStatus, value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:.2f} %" if verdict.slo in PER_CENT else f"{value:.3g}"
+    return f"{100 * value:.2f} %" if verdict.slo in COUNTED else f"{value:.3g}"
+
+
+def _cut(text: str, length: int = 110) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 @contextlib.asynccontextmanager

@@ -6,8 +6,10 @@ Called by the report. Colours are drawn as placeholders and replaced by CSS vari
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -18,6 +20,7 @@ from matplotlib.ticker import FuncFormatter
 from hack.demo.findings import Findings, is_bad_treatment, sent_at
 from hack.demo.measure import Series
 from hack.demo.policies import LATENCY_BOUND_MS
+from hack.demo.timeline import Seen
 from hack.sim.outcomes import Outcome
 
 COLOURS = {
@@ -33,8 +36,8 @@ COLOURS = {
 MARKS = (  # name, text, colour, where the text ends, row
     ("promoted", "promoted", "good", "right", 0),
     ("story2", "story 2", "faint", "left", 0),
-    ("regression", "regression", "bad", "right", 1),
-    ("verdict", "verdict, revert", "treatment", "right", 0),
+    ("regression", "regression", "bad", "right", 0),
+    ("verdict", "verdict, revert", "treatment", "left", 0),
     ("again", "applied again", "faint", "left", 1),
 )
 ARMS = ("holdback", "control", "treatment")
@@ -63,7 +66,8 @@ def shares(found: Findings) -> str:
 
     def draw(axes: Axes) -> None:
         start, seen = _start(found), found.run.timeline.seen
-        at = [it.at - start for it in seen]
+        end = found.run.timeline.marks.get("end", seen[-1].at if seen else start)
+        at = [*(it.at - start for it in seen), end - start]
         observed = [
             (it.at - start, it.status.traffic.share.observed / 100)
             for it in seen
@@ -74,11 +78,14 @@ def shares(found: Findings) -> str:
             for it in seen
             if it.status.traffic and it.status.candidate and it.status.traffic.share.acked is not None
         ]
-        axes.step(at, [it.share for it in seen], where="post", color=COLOURS["treatment"], lw=2, label="ordered")
-        axes.fill_between(at, [it.share for it in seen], step="post", color=COLOURS["treatment"], alpha=0.12, lw=0)
+        ordered = _until_the_end([it.share if _ramps_or_reverted(it) else math.nan for it in seen])
+        stable = _until_the_end([100 - it.share if _is_stable(it, found.run.good) else math.nan for it in seen])
+        axes.step(at, stable, where="post", color=COLOURS["control"], lw=2, label="promoted: all outside the holdback")
+        axes.step(at, ordered, where="post", color=COLOURS["treatment"], lw=2, label="ordered")
+        axes.fill_between(at, ordered, step="post", color=COLOURS["treatment"], alpha=0.12, lw=0)
         axes.scatter(*_columns(acked), s=9, color=COLOURS["good"], zorder=3, label="confirmed by all pods")
         axes.scatter(*_columns(observed), s=7, color=COLOURS["holdback"], zorder=3, label="observed in the metrics")
-        axes.set_ylabel("share of the revision that ramps, %")
+        axes.set_ylabel("share of the revision, %")
         axes.set_ylim(-3, 104)
 
     return _plot(found, draw, height=3.0)
@@ -100,7 +107,7 @@ def slo(found: Findings, name: str) -> str:
         start, named = _start(found), set()
         for arm in ARMS:
             for it in (s for s in series if s.arm == arm):
-                for run in _unbroken(it):
+                for run in _unbroken(_while_it_had_traffic(it, found)):
                     at, values, low, high = run
                     x = [a - start for a in at]
                     axes.fill_between(
@@ -154,17 +161,17 @@ def revert(found: Findings) -> str:
         revert_ms = 1000 * (marks.get("reverted", verdict) - verdict)
         for key, text, colour in (
             ("regression", "regression", "bad"),
-            ("verdict", f"verdict; confirmed by all pods {revert_ms:.0f} ms later", "good"),
+            ("verdict", f"verdict; all pods confirmed {revert_ms:.0f} ms later", "good"),
         ):
             if key in marks:
                 axes.axvline(marks[key] - verdict, color=COLOURS[colour], lw=1.2, ls="--")
                 axes.text(
                     marks[key] - verdict,
                     top * 1.17,
-                    f" {text}",
+                    f" {text} ",
                     color=COLOURS[colour],
                     fontsize=8,
-                    ha="left" if key == "regression" else "right",
+                    ha="right" if key == "regression" else "left",
                 )
 
     return _figure(draw, height=2.8)
@@ -207,6 +214,30 @@ def _start(found: Findings) -> float:
     return found.run.timeline.marks.get("story1", found.run.timeline.seen[0].at if found.run.timeline.seen else 0.0)
 
 
+def _ramps_or_reverted(it: Seen) -> bool:
+    """While nothing ramps because the last one was promoted, there is no share to draw."""
+    return it.share > 0 or bool(it.status.rejected)
+
+
+def _is_stable(it: Seen, revision: str) -> bool:
+    """It was promoted; a revision that never ramped (the first) has no holdback and no place in the drawing."""
+    stable = it.status.stable
+    candidate = it.status.candidate
+    return stable is not None and stable.revision == revision and (candidate is None or candidate.revision != revision)
+
+
+def _until_the_end(values: list[float]) -> list[float]:
+    return values + values[-1:]
+
+
+def _while_it_had_traffic(series: Series, found: Findings) -> Series:
+    """After its revert a revision's windows hold hardly a request: the line would show those few."""
+    until = found.run.timeline.marks.get("verdict")
+    if until is None or series.revision != found.run.bad:
+        return series
+    return replace(series, points=tuple(p for p in series.points if p.at <= until))
+
+
 def _columns(rows: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in rows], [y for _, y in rows]
 
@@ -234,7 +265,7 @@ def _plot(found: Findings, draw: Callable[[Axes], None], height: float) -> str:
         axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
         axes.set_ylim(low, high + 0.2 * (high - low))
         for key, text, colour, side, row in (it for it in MARKS if it[0] in marks):
-            at, y = marks[key] - start, high + (0.03 + 0.09 * row) * (high - low)
+            at, y = marks[key] - start, high + (0.03 + 0.1 * row) * (high - low)
             axes.axvline(at, color=COLOURS[colour], lw=1.1, ls="--")
             axes.text(at, y, f" {text} ", color=COLOURS[colour], fontsize=8, ha=side)
         axes.set_xlabel("seconds from the first apply")

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hack.demo import plots
 from hack.demo.findings import Findings, as_json
@@ -66,15 +67,24 @@ def _page(found: Findings, numbers: Json) -> str:
 
 
 def _plots(found: Findings) -> list[tuple[str, str, str]]:
-    bands = "Lines: the last 8 seconds; bands: 95 %, with users as clusters."
+    bands = (
+        "Lines: the last 8 seconds; bands: 95 %, with users as clusters. A reverted revision's lines end at its revert."
+    )
     words = {
         "errors": ("SLO errors", f"Answers of 5xx or 429, cut ones, and those that only the fallback rescued. {bands}"),
         "p95": ("SLO p95", f"At most 5 % of the answers may take longer than the bound. {bands}"),
         "thumbs-up": ("SLO thumbs-up", f"Of the users who voted. {bands}"),
         "cost": ("SLO cost (observed only)", f"At the policy's prices. {bands}"),
     }
-    ordered = "What the operator ordered, what all gateway pods confirmed, what the metrics showed."
-    sent = "Requests that the bad revision answered, by the quarter of a second in which they were sent."
+    ordered = (
+        "What the operator ordered for the revision that ramps, what all gateway pods confirmed, what the metrics showed. "
+        "A promoted revision serves everyone outside the holdback, less what the next one gets."
+    )
+    sent = (
+        "Requests that the bad revision answered, by the quarter of a second in which they were sent. Red before the "
+        "regression is what healthy providers do too: 0.3 % of their answers fail and about 3 % are of no use, by design, "
+        "and now and then one is slow."
+    )
     return [
         ("Share per step", ordered, plots.shares(found)),
         ("The revert", sent, plots.revert(found)),
@@ -96,6 +106,10 @@ def _cards(n: Json) -> list[tuple[str, str]]:
         (shown(n["revert_ms"] and round(n["revert_ms"]), "ms"), "verdict to all pods at share 0"),
         (shown(n["requests_sent"], ""), "requests sent"),
         (shown(n["requests_lost"], ""), "requests lost"),
+        (
+            shown(n["requests_failed_by_providers"], ""),
+            "failed by the simulated providers themselves (they fail 0.3 % by design)",
+        ),
         (saved or "-", f"saved{part}, against everything at the baseline"),
     ]
 
@@ -110,14 +124,24 @@ def summary(numbers: Json, console: Console, out: Path) -> None:
         table.add_row(
             f"story {row['story']}, {row['share']:g} %", f"{row['treated']:,} treated users in {row['seconds']} s{note}"
         )
-    console.print(table)
-    for check in numbers["checks"]:
-        mark, style = ("ok", "green") if check["ok"] else ("NO", "bold red")
-        console.print(
-            f"  {mark}  {check['name']}: {check['seen']}", style=style, markup=False, highlight=False, soft_wrap=True
-        )
+    console.print(table, soft_wrap=False)
+    _checks(numbers, console)
     for line in numbers["lost"][:10]:
-        console.print(f"  {line}", style="red", markup=False, soft_wrap=True)
+        console.print(f"  {line}", style="red", markup=False)
     if numbers["broken"]:
         console.print(f"The stories ended early: {numbers['broken']}", style="bold red", markup=False)
     console.print(f"report: {out / 'report.html'}, {out / 'report.json'}", markup=False)
+
+
+def _checks(numbers: Json, console: Console) -> None:
+    """A terminal gets them wrapped between words, indented; a log gets a line for each."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for check in numbers["checks"]:
+        mark, style = ("ok", "green") if check["ok"] else ("NO", "bold red")
+        text = f"{check['name']}: {check['seen']}"
+        if console.is_terminal:
+            grid.add_row(f"  {mark}", Text(text), style=style)
+        else:
+            console.print(f"  {mark}  {text}", style=style, markup=False, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(grid)

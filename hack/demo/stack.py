@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import secrets
 import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -102,7 +104,8 @@ class Stack:
     # --- life ---------------------------------------------------------------------------------------------------------
     async def start(self, timeout: float = 90.0) -> None:
         """Returns when the CRD is served and all pods are ready. Raises ClusterError with what is missing."""
-        self._kube = KubeClient(access(self.cluster))
+        with access(self.cluster) as allowed:
+            self._kube = KubeClient(allowed)
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
         await self.apply("\n---\n".join(path.read_text() for path in sorted(CRDS.glob("*.yaml"))))
         await self.apply(self.manifests())
@@ -263,23 +266,23 @@ class Stack:
             return found
 
 
-def access(cluster: Cluster) -> Access:
-    """The cluster's admin kubeconfig as KubeClient wants it."""
+@contextlib.contextmanager
+def access(cluster: Cluster) -> Iterator[Access]:
+    """The cluster's admin kubeconfig as KubeClient wants it: in files, which are needed until it is made and gone then."""
     config = yaml.safe_load(Path(cluster.kubeconfig).read_text())
     user, server = config["users"][0]["user"], config["clusters"][0]["cluster"]
-    folder = cluster.folder / "access"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    files = {}
-    for name, encoded in (
-        ("ca", server["certificate-authority-data"]),
-        ("cert", user["client-certificate-data"]),
-        ("key", user["client-key-data"]),
-    ):
-        path = folder / f"{name}.pem"
-        path.touch(mode=0o600)
-        path.write_bytes(base64.b64decode(encoded))
-        files[name] = str(path)
-    return Access(server["server"], ca_file=files["ca"], cert_file=files["cert"], key_file=files["key"])
+    with tempfile.TemporaryDirectory(dir=cluster.folder, prefix="access-") as folder:
+        files = {}
+        for name, encoded in (
+            ("ca", server["certificate-authority-data"]),
+            ("cert", user["client-certificate-data"]),
+            ("key", user["client-key-data"]),
+        ):
+            path = Path(folder) / f"{name}.pem"
+            path.touch(mode=0o600)
+            path.write_bytes(base64.b64decode(encoded))
+            files[name] = str(path)
+        yield Access(server["server"], ca_file=files["ca"], cert_file=files["cert"], key_file=files["key"])
 
 
 def _filled(name: str, values: Mapping[str, str]) -> str:

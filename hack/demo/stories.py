@@ -108,7 +108,7 @@ class Stories:
             lambda it: it.share != 10, LONGEST_REVERT * max(1.0, self._scale), "the operator reverts"
         )
         reverted = self._is_rejected(gone, self.bad_revision)
-        self._check("the bad revision was reverted", reverted, gone.status.message)
+        self._check("the bad revision was reverted", reverted, _why(gone, self.bad_revision))
         if not reverted:
             raise StoryBroken(f"the bad revision went on: {gone.status.message}")
         assert gone.status.reverted_at is not None
@@ -120,7 +120,7 @@ class Stories:
         self._timeline.mark(
             "reverted", self._timeline.marks["verdict"] + (acked.status.timings.decision_to_acked_ms or 0) / 1000
         )
-        self._say(f"reverted: {gone.status.message}")
+        self._say(f"reverted: {_why(gone, self.bad_revision)}")
         self._check(
             "every gateway pod confirmed share 0",
             acked.share == 0,
@@ -138,7 +138,7 @@ class Stories:
         self._check(
             "the bad revision is latched in status.rejected",
             bool(latched),
-            latched[0].message if latched else "it is not",
+            f"{latched[0].revision}, {latched[0].reason}" if latched else "it is not",
         )
         await asyncio.sleep(CALM)
 
@@ -175,6 +175,11 @@ class Stories:
 
 class StoryBroken(Exception):
     """The operator did something else than the story tells. The report is written nevertheless."""
+
+
+def _why(it: Seen, revision: str) -> str:
+    """Why the revision was rejected; what the policy says if it was not."""
+    return next((r.message for r in it.status.rejected if r.revision == revision), it.status.message)
 
 
 def _is_served(it: Seen) -> bool:

@@ -6,6 +6,7 @@ machine's one clock.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from funicular.api.status import Status
+from funicular.api.status import Rejected, Status, VerdictStatus
 
 Json = dict[str, Any]
 
@@ -45,6 +46,14 @@ class StepInEffect:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the operator last said of each SLO. `of` names the revision if it is one that was reverted since."""
+
+    rows: tuple[VerdictStatus, ...]
+    of: str = ""
+
+
 @dataclass
 class Timeline:
     seen: list[Seen] = field(default_factory=list)
@@ -64,6 +73,21 @@ class Timeline:
     def status(self) -> Status:
         return self.seen[-1].status if self.seen else Status()
 
+    def verdicts(self) -> Verdicts:
+        """The present ones; the operator clears those of a revision that it reverts, so after a revert the last ones
+        that it wrote, and for the SLO that failed what it gave as its reason for the rejection."""
+        status = self.status()
+        if status.candidate is not None or not status.rejected:
+            return Verdicts(status.verdicts)
+        rejected = status.rejected[-1]
+        of_it = (
+            it.status.verdicts
+            for it in reversed(self.seen)
+            if it.status.verdicts and it.status.candidate and it.status.candidate.revision == rejected.revision
+        )
+        rows = tuple(_with_reason(it, rejected) for it in next(of_it, ()))
+        return Verdicts(tuple(sorted(rows, key=lambda it: it.outcome != "Fail")), rejected.revision)
+
     def steps(self, end: float) -> list[StepInEffect]:
         """From what the operator wrote: a step is in effect from the last pod's confirmation to the next decision."""
         found: list[StepInEffect] = []
@@ -72,6 +96,33 @@ class Timeline:
             until = next((left for left in later if left is not None), end)
             found.append(StepInEffect(revision, share, entered, since, max(since, min(end, until))))
         return found
+
+
+def _with_reason(verdict: VerdictStatus, rejected: Rejected) -> VerdictStatus:
+    """The verdict for which the revision was rejected, with the numbers of the sentence that says so."""
+    if not rejected.message.startswith(f"{verdict.slo}: "):
+        return verdict
+    sentence = without_name(rejected.message, verdict.slo)
+    changed: Json = {"outcome": "Fail", "reason": rejected.reason, "message": rejected.message}
+    if found := re.match(r"([\d.]+) %", sentence):
+        changed["estimate"] = float(found[1]) / 100
+    if found := re.search(r" against ([\d.]+) %", sentence):
+        changed["reference"] = float(found[1]) / 100
+    if found := re.search(r" over ([\d,]+) (?:requests|votes)", sentence):
+        changed["samples"] = float(found[1].replace(",", ""))
+    if found := re.match(r"([\d,]+) of ([\d,]+) treated requests failed", sentence):
+        failed, requests = (float(it.replace(",", "")) for it in found.groups())
+        changed |= {"estimate": failed / max(1.0, requests), "samples": requests}
+        if found := re.search(r"([\d.e-]+) % in control", sentence):
+            changed["reference"] = float(found[1]) / 100
+    return verdict.model_copy(update=changed)
+
+
+def without_name(message: str, name: str) -> str:
+    """A verdict's sentence without the SLO's name at its front."""
+    while message.startswith(f"{name}: "):
+        message = message.removeprefix(f"{name}: ")
+    return message
 
 
 def _left(it: Seen, revision: str, share: float) -> float | None:

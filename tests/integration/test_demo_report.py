@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -9,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from funicular.api.status import Rejected, RevisionStatus, Status, StepStatus, Timings
+from funicular.api.status import Rejected, RevisionStatus, Status, StepStatus, Timings, VerdictStatus
 from funicular.api.traffic import Route, Share, Traffic
 from hack.demo import plots, report
 from hack.demo.findings import Run, as_json, find
 from hack.demo.interrupt_check import interrupted_after
+from hack.demo.live import Screen
 from hack.demo.measure import WINDOW, Measured, Money, Point, Series, wilson
 from hack.demo.policies import REGRESSIONS
 from hack.demo.stories import Check
@@ -129,6 +132,7 @@ def test_a_request_that_no_provider_failed_is_lost(run: Run) -> None:
     run.results.attribute([{theirs.number: ["error"]}])
     numbers = as_json(find(run))
     assert (numbers["requests_failed"], numbers["requests_lost"], numbers["ok"]) == (2, 1, False)
+    assert numbers["requests_failed_by_providers"] == 1
     assert "user" not in numbers["lost"][0] or broken.number in numbers["lost"][0]
 
 
@@ -147,6 +151,36 @@ def test_untreated_users_thrown_back_to_the_frontier_are_told(run: Run) -> None:
 def test_a_request_to_the_bad_revision_after_the_revert_is_told(run: Run) -> None:
     run.results.outcomes.append(answered(27, "a", "treatment", BAD))
     assert [c.ok for c in find(run).checks if "after the revert" in c.name] == [False]
+
+
+def test_the_verdict_that_reverted_is_shown_until_the_end(run: Run) -> None:
+    timeline = run.timeline
+    verdicts = (
+        VerdictStatus(slo="p95", outcome="Pass", reason="WithinBound", estimate=0.0, samples=50),
+        VerdictStatus(slo="errors", outcome="Inconclusive", reason="TooFewSamples", estimate=0.2, samples=50),
+    )
+    timeline.seen.insert(3, seen(25, BAD, 1000, started=20.0, verdicts=verdicts))
+    shown = timeline.verdicts()
+    assert shown.of == BAD
+    assert [(it.slo, it.outcome, it.estimate) for it in shown.rows] == [("errors", "Fail", 0.3), ("p95", "Pass", 0.0)]
+    screen = Screen(Console(width=80, height=24, file=io.StringIO(), force_terminal=True), timeline)
+    screen.console.print(screen._draw())
+    assert isinstance(screen.console.file, io.StringIO)
+    assert "Fail Regressed" in screen.console.file.getvalue()
+
+
+def test_when_the_last_request_was_sent_is_told_from_the_verdict(run: Run) -> None:
+    run.results.outcomes.append(answered(26.021, "a", "treatment", BAD))
+    said = [c.seen for c in find(run).checks if "after the revert" in c.name]
+    assert said == ["the last one was sent 21 ms after the verdict, before the last pod confirmed at 80 ms"]
+
+
+def test_the_summary_wraps_between_words(run: Run, tmp_path: Path) -> None:
+    out = io.StringIO()
+    numbers = as_json(find(run))
+    report.summary(numbers, Console(width=80, file=out, force_terminal=True, color_system=None), tmp_path)
+    words = {word for check in numbers["checks"] for word in f"{check['name']}: {check['seen']}".split()}
+    assert words <= set(out.getvalue().split())
 
 
 def test_the_page_is_one_file_without_network(run: Run, tmp_path: Path) -> None:
