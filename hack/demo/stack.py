@@ -99,13 +99,13 @@ class Stack:
         self._pods: dict[str, list[Json]] = {"gateway": [], "provider": [], "operator": []}
         self._kube: KubeClient | None = None
         self._http: aiohttp.ClientSession | None = None
+        self._open = contextlib.ExitStack()
         self._keys = {it.name: f"sk-{it.name}-{secrets.token_hex(8)}" for it in providers}
 
     # --- life ---------------------------------------------------------------------------------------------------------
     async def start(self, timeout: float = 90.0) -> None:
         """Returns when the CRD is served and all pods are ready. Raises ClusterError with what is missing."""
-        with access(self.cluster) as allowed:
-            self._kube = KubeClient(allowed)
+        self._kube = KubeClient(self._open.enter_context(access(self.cluster)))
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
         await self.apply("\n---\n".join(path.read_text() for path in sorted(CRDS.glob("*.yaml"))))
         await self.apply(self.manifests())
@@ -117,6 +117,7 @@ class Stack:
             await self._kube.close()
         if self._http is not None:
             await self._http.close()
+        self._open.close()
 
     async def remove(self) -> None:
         """Deletes policies (while an operator is there to let them go), then the namespace and the cluster-wide objects."""
@@ -268,7 +269,7 @@ class Stack:
 
 @contextlib.contextmanager
 def access(cluster: Cluster) -> Iterator[Access]:
-    """The cluster's admin kubeconfig as KubeClient wants it: in files, which are needed until it is made and gone then."""
+    """The cluster's admin kubeconfig as KubeClient wants it: in files, which are gone afterwards."""
     config = yaml.safe_load(Path(cluster.kubeconfig).read_text())
     user, server = config["users"][0]["user"], config["clusters"][0]["cluster"]
     with tempfile.TemporaryDirectory(dir=cluster.folder, prefix="access-") as folder:
