@@ -37,7 +37,7 @@ MARKS = (  # name, text, colour, where the text ends, row
     ("promoted", "promoted", "good", "right", 0),
     ("story2", "story 2", "faint", "left", 0),
     ("regression", "regression", "bad", "right", 0),
-    ("verdict", "verdict, revert", "treatment", "left", 0),
+    ("verdict", "revert", "treatment", "left", 0),
     ("again", "applied again", "faint", "left", 1),
 )
 ARMS = ("holdback", "control", "treatment")
@@ -59,6 +59,7 @@ STYLE: Any = {
     "svg.hashsalt": "funicular",
 }
 WIDTH = 9.6
+GAP = "\N{NO-BREAK SPACE}"  # a plain one at the end of a text is nothing in SVG
 
 
 def shares(found: Findings) -> str:
@@ -168,7 +169,7 @@ def revert(found: Findings) -> str:
                 axes.text(
                     marks[key] - verdict,
                     top * 1.17,
-                    f" {text} ",
+                    f"{GAP}{text}{GAP}",
                     color=COLOURS[colour],
                     fontsize=8,
                     ha="right" if key == "regression" else "left",
@@ -267,7 +268,7 @@ def _plot(found: Findings, draw: Callable[[Axes], None], height: float) -> str:
         for key, text, colour, side, row in (it for it in MARKS if it[0] in marks):
             at, y = marks[key] - start, high + (0.03 + 0.1 * row) * (high - low)
             axes.axvline(at, color=COLOURS[colour], lw=1.1, ls="--")
-            axes.text(at, y, f" {text} ", color=COLOURS[colour], fontsize=8, ha=side)
+            axes.text(at, y, f"{GAP}{text}{GAP}", color=COLOURS[colour], fontsize=8, ha=side)
         axes.set_xlabel("seconds from the first apply")
         axes.set_xlim(0, marks.get("end", found.run.timeline.seen[-1].at if found.run.timeline.seen else start) - start)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
