@@ -42,9 +42,9 @@ class AnswerId:
     def parse(cls, raw: str | None) -> AnswerId | None:
         """None when there is no id or it has another shape."""
         parts = (raw or "").split(";")
-        if len(parts) != 7 or not parts[5].isdigit():
+        if len(parts) != 7 or not parts[5].replace(".", "", 1).isdigit():
             return None
-        return cls(parts[0], parts[1], parts[2], parts[3], parts[4], int(parts[5]), raw or "")
+        return cls(parts[0], parts[1], parts[2], parts[3], parts[4], int(float(parts[5])), raw or "")
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,32 @@ async def test_an_answers_id_can_be_verified_and_names_who_answered(gateway: Rig
     signed, _, signature = answer.headers["x-funicular-id"].rpartition(";")
     assert signature == hmac.new(KEY.encode(), signed.encode(), hashlib.sha256).digest()[:16].hex()
     assert signed.startswith(f"shop/support;bbbb;treatment;mini;{replicate_of('alice')};")
-    assert signed.rpartition(";")[2].isdigit()
+    assert re.fullmatch(r"\d+\.\d{6}", signed.rpartition(";")[2])
+
+
+async def test_no_two_answers_share_an_id(gateway: Rig) -> None:
+    await ramp(gateway)
+    answers = [await gateway.chat(None) for _ in range(50)]
+    assert len({answer.headers["x-funicular-id"] for answer in answers}) == 50
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/fine_tuning/jobs",
+        "/v1/config_dump",
+        "/v1/quitquitquit",
+        "/v1/chat/completions/",
+        "/v1/feedback/",
+        "/v1/%2e%2e%2fadmin/state",
+        "/v1/chat%2fcompletions",
+    ],
+)
+async def test_a_path_that_is_not_of_the_api_reaches_no_provider(gateway: Rig, path: str) -> None:
+    await ramp(gateway)
+    answer = await gateway.call("POST", path, b'{"model": "support-chat"}')
+    assert answer.status in (400, 404)
+    assert not gateway.upstreams[0].seen
 
 
 async def test_what_a_client_claims_in_our_headers_is_ignored(gateway: Rig) -> None:

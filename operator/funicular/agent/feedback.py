@@ -50,6 +50,7 @@ class _Held:
     answer: AnswerId | None  # None: it is counted
     vote: Vote
     at: float
+    kinds: frozenset[str] = frozenset()  # what this answer's topic was counted as already: once a kind, for ever
 
     @property
     def counted(self) -> bool:
@@ -116,7 +117,7 @@ class FeedbackBook:
         for vote in votes:
             key = (text[-32:], vote.topic)  # the signature stands for the id
             held = self._held.get(key)
-            if held is not None and held.vote == vote:
+            if held is not None and (held.vote == vote or vote.kind in held.kinds):
                 continue
             news += 1
             if held is not None and not held.counted:
@@ -124,7 +125,7 @@ class FeedbackBook:
                 continue
             if held is not None and vote.topic == "rating":
                 continue  # a mean cannot take back what it summed
-            self._held[key] = _Held(answer, vote, now)
+            self._held[key] = _Held(answer, vote, now, held.kinds if held is not None else frozenset())
             self._held.move_to_end(key)
             self._resting[key] = None
         while len(self._held) > REMEMBERED:
@@ -148,7 +149,7 @@ class FeedbackBook:
         a, vote = held.answer, held.vote
         if a is None:
             return
-        held.answer = None
+        held.answer, held.kinds = None, held.kinds | {vote.kind}
         labels = (a.namespace, a.policy, a.revision, a.arm, a.candidate)
         if vote.topic == "rating":
             if labels in self.ratings or len(self.ratings) < SERIES:

@@ -1,6 +1,7 @@
 """`x-funicular-id`: who signs it (the key), and how it is read back. Pure but for the key's file.
 
-namespace/policy;revision;arm;candidate;replicate;unix-seconds;signature, where the signature is the first 16 bytes of
+namespace/policy;revision;arm;candidate;replicate;unix-seconds;signature (the seconds to the microsecond, so that no two answers
+share an id), where the signature is the first 16 bytes of
 HMAC-SHA256 over what stands before it, in hex. A request without a unit has no replicate.
 """
 
@@ -21,7 +22,7 @@ ARMS = ("treatment", "control", "holdback")
 _NAME = r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?"
 _SHAPE = re.compile(
     rf"(?P<namespace>{_NAME})/(?P<policy>{_NAME});(?P<revision>[A-Za-z0-9][-A-Za-z0-9._]{{0,62}});(?P<arm>{'|'.join(ARMS)})"
-    rf";(?P<candidate>{_NAME}|-?);(?P<replicate>[0-9]{{1,2}}|-?);(?P<at>[0-9]{{1,12}});(?P<mac>[0-9a-f]{{32}})"
+    rf";(?P<candidate>{_NAME}|-?);(?P<replicate>[0-9]{{1,2}}|-?);(?P<at>[0-9]{{1,12}}(?:\.[0-9]{{1,9}})?);(?P<mac>[0-9a-f]{{32}})"
 )
 
 
@@ -33,7 +34,7 @@ class AnswerId:
     arm: str
     candidate: str
     replicate: int | None
-    at: int
+    at: float
 
 
 class BadId(ValueError):
@@ -54,7 +55,7 @@ def read_id(text: str, keys: tuple[bytes, ...], now: float) -> AnswerId:
         valid |= hmac.compare_digest(sign(key, signed), found["mac"])
     if not valid:
         raise BadId("'id' is not signed by this gateway.")
-    at = int(found["at"])
+    at = float(found["at"])
     if at > now + AHEAD:
         raise BadId("'id' is from the future.")
     if now - at > OLDEST:

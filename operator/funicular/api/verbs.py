@@ -13,6 +13,7 @@ from enum import StrEnum
 from funicular.api.base import GROUP
 
 ANNOTATION = f"{GROUP}/verb"
+LONGEST = 128  # characters of a revision, id or name: they are kept in status, which has an upper size
 
 HOW_TO_ASK = (
     "write `<verb> <revision> <any unique id> [who]`, as `kubectl funicular` does; verbs: "
@@ -48,6 +49,6 @@ def unreadable(annotation: str) -> str:
 def parse(annotation: str) -> Request | None:
     """None for a text that is no request: the operator says so in an Event and goes on."""
     parts = annotation.split()
-    if not 3 <= len(parts) <= 4 or parts[0] not in list(Verb):
+    if not 3 <= len(parts) <= 4 or parts[0] not in list(Verb) or any(len(part) > LONGEST for part in parts):
         return None
     return Request(Verb(parts[0]), parts[1], parts[2], parts[3] if len(parts) == 4 else "")

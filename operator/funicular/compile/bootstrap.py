@@ -69,6 +69,8 @@ def _gateway(settings: GatewaySettings) -> Json:
         generate_request_id=False,
         stream_idle_timeout=IDLE_STREAM,
         normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action="REJECT_REQUEST",  # a provider might decode them and leave its base path
         rds={"route_config_name": NAME, "config_source": file_source(settings, "rds", "rds")},
     )
     return {

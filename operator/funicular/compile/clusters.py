@@ -80,6 +80,21 @@ def policy_clusters(policy: PolicyTraffic, settings: GatewaySettings) -> dict[st
     return found
 
 
+def refuse_own_ports(target: Target, settings: GatewaySettings) -> None:
+    """A policy's author must not turn the gateway upon itself: its admin interface can stop it. Raises ValueError."""
+    own = {"localhost", settings.listen_host, settings.agent_host, settings.admin_host}
+    try:
+        address = ipaddress.ip_address(target.host)
+    except ValueError:
+        near = target.host in own
+    else:
+        if address.is_link_local:
+            raise ValueError(f"the URL of a candidate points to the link-local address {target.host}")
+        near = address.is_loopback or address.is_unspecified or target.host in own
+    if near and target.port in (settings.admin_port, settings.agent_port, settings.stats_port):
+        raise ValueError(f"the URL of a candidate points to the gateway itself: {target.host}:{target.port}")
+
+
 def policy_secrets(policy: PolicyTraffic) -> tuple[SecretUse, ...]:
     """What must stand in CONFIG_DIR/sds before the clusters do: Envoy refuses a cluster whose file is missing."""
     found = {
@@ -92,6 +107,7 @@ def _candidate(name: str, policy: PolicyTraffic, upstream: Upstream, settings: G
     """Filter order: strip what the client or an earlier attempt left, rewrite, inject, send. Every candidate has all of
     them: one without the rewrite would send its body with the content-length of another's (request smuggling)."""
     target = target_of(upstream.url)
+    refuse_own_ports(target, settings)
     strip = [{"remove": header} for header in sorted({*_STRIPPED, *policy.credential_headers})]
     prefix = {"remove_on_match": {"key_matcher": {"prefix": "x-funicular-"}}}
     filters = [

@@ -229,7 +229,7 @@ def route_configuration(by_model: Mapping[str, Any], settings: GatewaySettings) 
         matcher = exact_map(state_input(MODEL), dict(by_model), {"matcher": matcher})
     identity = (
         f"%METADATA(ROUTE:{SPACE}:k)%;%METADATA(CLUSTER:{SPACE}:candidate)%;"
-        f"%FILTER_STATE({REPLICATE}:PLAIN)%;%START_TIME(%s)%"
+        f"%FILTER_STATE({REPLICATE}:PLAIN)%;%START_TIME(%s.%6f)%"
     )
     host = {
         "name": "all",

@@ -132,6 +132,17 @@ def test_a_late_change_counts_as_well_because_counters_never_fall() -> None:
     assert book.kinds == {(LABELS, "thumbs_up"): 1, (LABELS, "thumbs_down"): 1}
 
 
+def test_one_id_cannot_vote_again_and_again() -> None:
+    book, text = FeedbackBook(), made_id()
+    for turn in range(10):
+        for thumb in ("up", "down"):
+            now = NOW + turn * 20 * SETTLE + (10 * SETTLE if thumb == "down" else 0)
+            _, answer, votes = parse(json.dumps({"id": text, "thumb": thumb}).encode(), (KEY,), now)
+            book.take(text, answer, votes, now)
+    book.settle(NOW + 1_000 * SETTLE)
+    assert sorted(book.kinds.values()) == [1, 1]
+
+
 def test_each_topic_of_an_answer_is_counted_once() -> None:
     book = FeedbackBook()
     assert take(book, 0.0, thumb="up", rating=0.25, resolved=True, escalated=False) == 4

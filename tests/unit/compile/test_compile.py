@@ -179,3 +179,19 @@ def test_a_pod_on_loopback_keeps_to_its_own_address(pod_ip: str, listens: str) -
     settings = GatewaySettings.of(AgentSettings(pod_ip=pod_ip))
     assert settings.listen_host == listens
     assert settings.agent_host == pod_ip
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("http://127.0.0.1:9901", id="Envoy's admin interface"),
+        pytest.param("http://localhost:8081/v1", id="the agent"),
+        pytest.param("http://[::1]:9902", id="Envoy's metrics"),
+        pytest.param("http://169.254.169.254/v1", id="a cloud's metadata"),
+    ],
+)
+def test_a_candidate_must_not_be_the_gateway_itself(url: str) -> None:
+    upstream = make_upstream("frontier", url)
+    policy = make_policy(make_traffic(make_route("aaaa", upstream)))
+    with pytest.raises(ValueError, match="the URL of a candidate points to"):
+        policy_clusters(policy, GatewaySettings(config_dir="/run"))

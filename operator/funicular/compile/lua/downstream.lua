@@ -5,6 +5,8 @@ local scan, hash = require "scan", require "hash"
 local sub, find, format, gmatch, gsub = string.sub, string.find, string.format, string.gmatch, string.gsub
 local REPLICATE_SEED = 0x66756e6963756c61ULL -- compile/assignment.py has it too; no arm uses it
 local CHAT, FEEDBACK = "/chat/completions", "/feedback"
+-- What else of the API goes to the baseline: a client must not reach every path of a provider with the gateway's key.
+local OTHERS = {["/completions"] = true, ["/embeddings"] = true, ["/responses"] = true, ["/messages"] = true, ["/moderations"] = true}
 
 ffi.cdef "struct funicular_time { long s; long ns; }; int clock_gettime(int, struct funicular_time *);"
 local clock = ffi.new("struct funicular_time")
@@ -51,7 +53,10 @@ local function usage_wanted(a, b, open)
 end
 
 local function extract(h, path)
-  local began = now()
+  local began, question = now(), find(path, "?", 1, true)
+  local bare = sub(path, 1, (question or 0) - 1)
+  local chat = bare == CHAT
+  if not chat and not OTHERS[bare] then return refuse(h, 404, "This gateway has no such path.", "unknown_path") end
   local body = h:body()
   if not body then return refuse(h, 400, "The body is empty; a JSON object is expected.", "empty_body") end
   local who = scan.next()
@@ -62,8 +67,7 @@ local function extract(h, path)
   local model = at and scan.is_string(at) and scan.scalar(at, last.model)
   if not model then return refuse(h, 400, "The member 'model' is missing or is not a string.", "missing_model") end
 
-  local state, chat = h:streamInfo():filterState(), find(path, "?", 1, true)
-  chat = sub(path, 1, (chat or 0) - 1) == CHAT
+  local state = h:streamInfo():filterState()
   local a, b, options = -1, -1, ""          -- where include_usage goes: over a value, or after the opening brace
   if chat and first.stream and scan.text(first.stream, last.stream) == "true" then
     a, b, options = usage_wanted(first.stream_options, last.stream_options, open)
