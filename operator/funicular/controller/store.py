@@ -91,7 +91,7 @@ class ClusterStore:
 
     def claims(self, model: str) -> Sequence[Claim]:
         claims = [self._policies[key].claim for key in self._by_model.get(model, ())]
-        return sorted(claims, key=lambda c: (c.created, c.key))
+        return sorted(claims, key=lambda c: (c.created, not c.served, c.key))  # created: whole seconds
 
     def gateways_for(self, selector: Mapping[str, str], *, ready_only: bool = True) -> Sequence[GatewayPod]:
         return [p for p in self._pods.values() if (p.ready or not ready_only) and _matches(selector, p.labels)]
@@ -276,6 +276,7 @@ def _claim(key: str, body: Json) -> Claim:
         model=((body.get("spec") or {}).get("endpoint") or {}).get("model", ""),
         selector=_selector(body),
         terminating="deletionTimestamp" in meta,
+        served="traffic" in (body.get("status") or {}),
     )
 
 

@@ -54,6 +54,7 @@ class Claim:
     model: str
     selector: Mapping[str, str]
     terminating: bool = False
+    served: bool = False  # its traffic is known to the gateways: nobody of the same second takes the endpoint from it
 
 
 @dataclass(frozen=True, slots=True)
