@@ -45,6 +45,7 @@ FUNICULAR_IMAGE = "ghcr.io/funicular/funicular:0.1.0"
 ENVOY_IMAGE = "envoyproxy/envoy:v1.40.0"
 PROVIDER_IMAGE = "funicular.local/provider"
 CLASSIFIER_IMAGE = "ghcr.io/funicular/classifier-reference:0.1.0"
+ID_KEY = "funicular-id-key"
 GATEWAY_SELECTOR = f"{GATEWAY_LABEL}=true"
 
 Json = dict[str, Any]
@@ -107,9 +108,13 @@ class Stack:
         """Returns when the CRD is served and all pods are ready. Raises ClusterError with what is missing."""
         self._kube = KubeClient(self._open.enter_context(access(self.cluster)))
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
+        await self.install()
+        await self.until_ready(timeout)
+
+    async def install(self) -> None:
+        """The CRD and everything else, as plain manifests."""
         await self.apply("\n---\n".join(path.read_text() for path in sorted(CRDS.glob("*.yaml"))))
         await self.apply(self.manifests())
-        await self.until_ready(timeout)
 
     async def stop(self) -> None:
         """Closes connections. The objects end with the cluster, or with their namespace (`remove`)."""
@@ -146,19 +151,25 @@ class Stack:
             "lease_seconds": f"{self._lease:g}",
             "secrets": json.dumps([it.secret for it in self.providers.values()] or ["none"]),
         }
-        parts = [yaml.safe_dump_all(self._secrets())]
+        parts = [self.surroundings(), yaml.safe_dump_all(self._secrets({ID_KEY: ("key", secrets.token_hex(32))}))]
         parts.append(_filled("operator.yaml", values | {"replicas": str(self._operators)}))
         parts.append(_filled("gateway.yaml", values | {"replicas": str(self._gateways)}))
-        for it in self.providers.values():
-            own = {"name": it.name, "model": it.model, "secret": it.secret, "seed": str(it.seed)}
-            own |= {"faults": json.dumps(dict(it.faults)), "image": PROVIDER_IMAGE}
-            parts.append(_filled("provider.yaml", values | own))
         return "\n---\n".join(parts)
 
-    def _secrets(self) -> list[Json]:
-        found: list[Json] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}]
-        values = {it.secret: ("api-key", self._keys[it.name]) for it in self.providers.values()}
-        values["funicular-id-key"] = ("key", secrets.token_hex(32))
+    def surroundings(self) -> str:
+        """What Funicular finds there: the namespace, the providers and the Secrets with their keys."""
+        namespace = {"name": self.namespace, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+        parts = [yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": namespace})]
+        keys = {it.secret: ("api-key", self._keys[it.name]) for it in self.providers.values()}
+        parts.append(yaml.safe_dump_all(self._secrets(keys)))
+        for it in self.providers.values():
+            own = {"name": it.name, "model": it.model, "secret": it.secret, "seed": str(it.seed)}
+            own |= {"faults": json.dumps(dict(it.faults)), "image": PROVIDER_IMAGE, "namespace": self.namespace}
+            parts.append(_filled("provider.yaml", own))
+        return "\n---\n".join(parts)
+
+    def _secrets(self, values: Mapping[str, tuple[str, str]]) -> list[Json]:
+        found: list[Json] = []
         for name, (key, value) in values.items():
             found.append(
                 {
