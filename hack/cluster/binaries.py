@@ -43,6 +43,7 @@ class Tool:
     tags: str = ""
 
 
+# What a cluster needs.
 TOOLS: tuple[Tool, ...] = (
     Tool(
         "etcd",
@@ -72,6 +73,27 @@ TOOLS: tuple[Tool, ...] = (
         compiled_packages=1288,
         minutes="2 to 5 minutes on two cores",
         tags="remove_all_sd,enable_kubernetes_sd",
+    ),
+)
+
+# Built only when somebody asks for them by name.
+ON_REQUEST: tuple[Tool, ...] = (
+    Tool(
+        "helm",
+        "v3.22.0",
+        {"helm": "helm.sh/helm/v3/cmd/helm"},
+        compiled_packages=976,
+        minutes="1 to 2 minutes on two cores",
+        linker_flags="-s -w -X helm.sh/helm/v3/internal/version.version=v3.22.0",
+    ),
+    # One binary in the roles of all of Argo CD's parts, by the name it is called by: hack/argocd.
+    Tool(
+        "argocd",
+        "v3.6.1",
+        {"argocd": "github.com/argoproj/argo-cd/v3/cmd"},
+        compiled_packages=2325,
+        minutes="3 to 5 minutes on two cores",
+        linker_flags="-s -w -X github.com/argoproj/argo-cd/v3/common.version=3.6.1",
     ),
 )
 
@@ -109,7 +131,7 @@ def ensure(names: Sequence[str]) -> dict[str, Path]:
             )
         console = Console(stderr=True)
         with _one_builder_at_a_time(console):
-            for tool in TOOLS:
+            for tool in (*TOOLS, *ON_REQUEST):
                 wanted = [name for name in tool.packages if name in missing and find(name) is None]
                 if wanted:
                     _build(tool, wanted, console)
@@ -118,7 +140,7 @@ def ensure(names: Sequence[str]) -> dict[str, Path]:
 
 
 def _tool_for(name: str) -> Tool:
-    return next(tool for tool in TOOLS if name in tool.packages)
+    return next(tool for tool in (*TOOLS, *ON_REQUEST) if name in tool.packages)
 
 
 def _target(tool: Tool, name: str) -> Path:
