@@ -43,7 +43,7 @@ def test_without_go_the_error_says_what_to_install(tmp_path: Path) -> None:
         binaries.ensure(["etcd", "kube-apiserver"])
 
 
-@pytest.mark.parametrize("tool", (*binaries.TOOLS, *binaries.ON_REQUEST), ids=lambda tool: tool.name)
+@pytest.mark.parametrize("tool", [*binaries.TOOLS, *binaries.ON_REQUEST], ids=lambda tool: tool.name)
 def test_every_tool_has_a_locked_module(tool: binaries.Tool) -> None:
     folder = binaries.TOOLS_FOLDER / tool.name
     required = (folder / "go.mod").read_text()
