@@ -134,7 +134,7 @@ def show(_: argparse.Namespace) -> int:
 
 def build(_: argparse.Namespace) -> int:
     """Find every binary, or build it into the cache; stdout has a line for each."""
-    for name, path in binaries.ensure([name for tool in binaries.TOOLS for name in tool.packages]).items():
+    for name, path in binaries.ensure(binaries.CLUSTER_BINARIES).items():
         print(f"{name}\t{path}")
     return 0
 
