@@ -63,6 +63,9 @@ cluster: setup ## Start a real control plane, a process node and Prometheus here
 cluster-down: setup ## End what `make cluster` started
 	@$(RUN) -m hack.cluster down --name $(CLUSTER)
 
+images: setup ## Build the container images from Debian's packages, without an engine (OUT=dir; Debian 12)
+	@$(RUN) -m hack.image build --out $(OUT)
+
 lock: setup ## Pin the dependencies again, with hashes
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements/runtime.txt
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
@@ -70,4 +73,4 @@ lock: setup ## Pin the dependencies again, with hashes
 clean: ## Remove the virtual environment and everything that runs left behind
 	rm -rf $(VENV) .run out .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup binaries play demo test check break-rules generate bench cluster cluster-down lock clean
+.PHONY: images help setup binaries play demo test check break-rules generate bench cluster cluster-down lock clean
