@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from funicular.cli import manifests, processes, show, verbs
+from funicular.cli import hooks, manifests, processes, show, verbs
 from funicular.errors import FunicularError, UserMustFix
 
 app = typer.Typer(
@@ -34,6 +34,8 @@ app.command("crd", rich_help_panel=MANIFESTS)(manifests.crd)
 app.command("operator", rich_help_panel=PROCESSES)(processes.operator)
 app.command("agent", rich_help_panel=PROCESSES, context_settings=processes.PASSED_ON)(processes.agent)
 app.add_typer(processes.classifier, name="classifier", rich_help_panel=PROCESSES)
+app.command("smoke", hidden=True)(hooks.smoke)
+app.command("stand-down", hidden=True)(hooks.stand_down)
 
 
 def sentence_of(error: FunicularError) -> str:
