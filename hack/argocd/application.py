@@ -61,8 +61,9 @@ class Resource:
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Self:
         health = node.get("health") or {}
-        names = (node.get(key, "") for key in ("group", "version", "kind", "namespace", "name"))
-        return cls(*names, health.get("status", ""), health.get("message", ""))
+        group, version, kind = (str(node.get(key, "")) for key in ("group", "version", "kind"))
+        namespace, name = str(node.get("namespace", "")), str(node.get("name", ""))
+        return cls(group, version, kind, namespace, name, health.get("status", ""), health.get("message", ""))
 
     def query(self) -> dict[str, str]:
         """As Argo CD's API wants it named."""
