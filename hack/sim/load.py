@@ -67,6 +67,7 @@ class Load:
 
     def __init__(self, population: Population, targets: Sequence[str], *, rate: float, retry: bool = False,
                  timeout: float = 60.0, most_in_flight: int = 2_000, seed: int = 0, votes: bool = True,
+                 new_connections: float = 0.0,
                  on_outcome: Callable[[Outcome], None] | None = None) -> None:  # fmt: skip
         self.population = population
         self.results = Results()
@@ -74,6 +75,7 @@ class Load:
         self.retry = retry
         self.rate = rate
         self.votes = votes
+        self.new_connections = new_connections  # the share of requests that do not use a kept connection
         self._targets = tuple(target.rstrip("/") for target in targets)
         self._turn = 0
         self._timeout = timeout
@@ -97,10 +99,8 @@ class Load:
 
     async def run(self, seconds: float | None = None, requests: int | None = None) -> Results:
         """Sends until `stop`, for `seconds`, or until `requests` are sent; drains; returns the results."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0)
-        limits = aiohttp.ClientTimeout(total=self._timeout, sock_connect=min(5.0, self._timeout))
-        jar = aiohttp.DummyCookieJar()
-        async with aiohttp.ClientSession(connector=connector, timeout=limits, cookie_jar=jar) as session:
+        kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0)
+        async with self._session(kept) as session, self._session(aiohttp.TCPConnector(limit=0, force_close=True)) as new:
             # Not the loop's own clock: uvloop's has a resolution of a millisecond.
             offset = time.time() - time.perf_counter()
             due = start = time.perf_counter()
@@ -120,10 +120,15 @@ class Load:
                     break
                 if self.rate > 0.0:
                     self.live.sent += 1
-                    self._spawn(self._one(session, self.population.ask(), due, offset))
+                    is_new = self.new_connections > 0.0 and self._arrivals.random() < self.new_connections
+                    self._spawn(self._one(new if is_new else session, self.population.ask(), due, offset))
             while self._tasks:
                 await asyncio.wait(self._tasks)
         return self.results
+
+    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        limits = aiohttp.ClientTimeout(total=self._timeout, sock_connect=min(5.0, self._timeout))
+        return aiohttp.ClientSession(connector=connector, timeout=limits, cookie_jar=aiohttp.DummyCookieJar())
 
     def _spawn(self, one: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(one)
