@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import json
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import yaml
 
 from hack.cluster import binaries, controlplane, images, pki, slots, state
 from hack.cluster.controlplane import Layout, PrometheusOptions
-from hack.cluster.errors import AlreadyRunning, CommandFailed, NotReady
+from hack.cluster.errors import AlreadyRunning
 from hack.cluster.images import Image
 from hack.cluster.processes import Component, Guard
+from hack.cluster.surface import Surface
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -69,19 +66,16 @@ class Options:
         return (self.folder or CHECKOUT / ".run" / self.name).resolve()
 
 
-class Cluster:
+class Cluster(Surface):
     """A running cluster. Make one with `Cluster.start(...)`, end it with `stop()` or by leaving its `with` block."""
 
     def __init__(self, options: Options, report: Callable[[str], None] = lambda _: None) -> None:
+        super().__init__(options.place)
         self.options = options
-        self.folder = options.place
         self._report = report
-        self._binaries: dict[str, Path] = {}
-        self._components: dict[str, Component] = {}
         self._slot: slots.Slot | None = None
         self._guard: Guard | None = None
         self._layout = Layout(self.folder, 0, 0)
-        self._ready: Mapping[str, Callable[[], bool]] = {}
 
     @classmethod
     def start(
@@ -126,10 +120,6 @@ class Cluster:
         """`start` for callers on an event loop."""
         return await asyncio.to_thread(cls.start, name, **options)
 
-    async def stop_async(self) -> None:
-        """`stop` for callers on an event loop."""
-        await asyncio.to_thread(self.stop)
-
     @property
     def kubeconfig(self) -> Path:
         """A kubeconfig with all rights."""
@@ -150,15 +140,6 @@ class Cluster:
     def dns(self) -> str:
         """`127.0.0.1:PORT`, where the process node answers for Services, by UDP and TCP."""
         return f"127.0.0.1:{self._layout.port('dns')}"
-
-    @property
-    def logs(self) -> Path:
-        """A folder with one file for each part, and `pods/` with one for each container."""
-        return self.folder / "logs"
-
-    def pid(self, name: str) -> int | None:
-        """Process id of a part; None while it is killed."""
-        return self._components[name].pid
 
     def launch(self) -> None:
         """Start the parts of `options`; anything already started is stopped again if one fails."""
@@ -194,80 +175,10 @@ class Cluster:
             self._slot.release()
             self._slot = None
 
-    def kill(self, name: str) -> None:
-        """SIGKILL a part; it stays dead until `restart`. Killing `process-node` kills all containers."""
-        self._components[name].finish(grace=0)
-        self._record(ready=True)
-
-    def restart(self, name: str, timeout: float = 60) -> None:
-        """Stop a part (if it is alive), start it with the same ports and data, wait until it is ready."""
-        component = self._components[name]
-        component.request_stop()
-        component.finish()
-        component.start()
-        self._record(ready=True)
-        self.wait_until_ready(name, timeout=timeout)
-
-    def pause(self, name: str) -> None:
-        """SIGSTOP: the part keeps its connections and does not answer."""
-        self._components[name].signal(signal.SIGSTOP)
-
-    def resume(self, name: str) -> None:
-        """SIGCONT after `pause`."""
-        self._components[name].signal(signal.SIGCONT)
-
-    def wait_until_ready(self, *names: str, timeout: float = 60) -> None:
-        """Poll until the parts are ready; raises NotReady with the end of the log of one that is not."""
-        pending = list(names)
-        deadline = time.monotonic() + timeout
-        while pending := [name for name in pending if not self._ready[name]()]:
-            for name in pending:
-                component = self._components[name]
-                if not component.is_running:
-                    raise NotReady(f"{name} ended while starting. {component.log}:\n{component.last_lines()}")
-            if time.monotonic() > deadline:
-                component = self._components[pending[0]]
-                raise NotReady(
-                    f"{pending[0]} is not ready after {timeout:g} s. {component.log}:\n{component.last_lines()}"
-                )
-            time.sleep(0.03)
-
-    def kubectl(self, *arguments: str, input: str | None = None, timeout: float = 60) -> str:
-        """Run kubectl as admin; returns stdout. Raises CommandFailed with what it said on stderr."""
-        command = [
-            str(self._binaries["kubectl"]),
-            f"--kubeconfig={self.kubeconfig}",
-            f"--cache-dir={self.folder / 'kubectl-cache'}",
-            *arguments,
-        ]
-        result = subprocess.run(command, input=input, capture_output=True, text=True, timeout=timeout, check=False)
-        if result.returncode:
-            raise CommandFailed(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
-        return result.stdout
-
-    def apply(self, manifest: str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
-        """`kubectl apply` of YAML text, a file, an object or several objects; returns kubectl's output."""
-        if isinstance(manifest, Path):
-            text = manifest.read_text()
-        elif isinstance(manifest, str):
-            text = manifest
-        else:
-            several = [manifest] if isinstance(manifest, Mapping) else list(manifest)
-            text = json.dumps({"apiVersion": "v1", "kind": "List", "items": several})
-        return self.kubectl("apply", "-f", "-", input=text)
-
     def add_images(self, table: Mapping[str, Image | Sequence[str]]) -> None:
         """Make more container images exist; a Pod that waits for one starts at its next try, within 5 s."""
         path = self.folder / "images.json"
         images.save(images.load(path) | images.normalised(table), path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _prepare(self) -> None:
         """Everything that parts find on disk when they start."""

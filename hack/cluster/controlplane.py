@@ -32,11 +32,16 @@ DISABLED_CONTROLLERS = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything of one cluster is: files below `folder`, ports on 127.0.0.1, the network 127.`network`.0.0/16."""
+    """Where everything of one cluster is: files below `folder`, ports on 127.0.0.1, the network 127.`network`.0.0/16.
+
+    On a node in namespaces of its own (hack/node) the API server and Prometheus have other addresses.
+    """
 
     folder: Path
     first_port: int
     network: int
+    api_host: str = "127.0.0.1"
+    prometheus_host: str = "127.0.0.1"
 
     @property
     def pki(self) -> Pki:
@@ -48,7 +53,7 @@ class Layout:
 
     @property
     def api_url(self) -> str:
-        return f"https://127.0.0.1:{self.port('api')}"
+        return f"https://{self.api_host}:{self.port('api')}"
 
     def kubeconfig(self, client: str) -> Path:
         return self.folder / ("kubeconfig" if client == "admin" else f"{client}.kubeconfig")
@@ -163,7 +168,7 @@ def prometheus(binary: Path, layout: Layout, options: PrometheusOptions) -> list
         f"--config.file={layout.folder / 'prometheus.yaml'}",
         f"--storage.tsdb.path={layout.folder / 'prometheus'}",
         "--storage.tsdb.retention.time=2d",
-        f"--web.listen-address=127.0.0.1:{layout.port('prometheus')}",
+        f"--web.listen-address={layout.prometheus_host}:{layout.port('prometheus')}",
         "--web.enable-lifecycle",
         "--log.level=warn",
         *options.arguments,
@@ -246,7 +251,7 @@ def readiness(layout: Layout, options: PrometheusOptions) -> Mapping[str, Callab
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
     api = layout.api_url
-    prometheus_url = f"{options.scheme}://127.0.0.1:{layout.port('prometheus')}/-/ready"
+    prometheus_url = f"{options.scheme}://{layout.prometheus_host}:{layout.port('prometheus')}/-/ready"
     return {
         "etcd": lambda: is_listening(layout.port("etcd")),
         "kube-apiserver": lambda: status_of(f"{api}/readyz", admin) == 200,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import datetime
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,10 @@ SERVER_NAMES = (
     "kubernetes.default.svc.cluster.local",
 )
 
-CLIENTS: dict[str, tuple[str, str | None]] = {
+# File name -> common name and the DNS names it answers for.
+SERVERS: Mapping[str, tuple[str, Sequence[str]]] = {"server": ("kubernetes", SERVER_NAMES)}
+
+CLIENTS: Mapping[str, tuple[str, str | None]] = {
     "admin": ("admin", "system:masters"),
     "node": ("process-node", "system:masters"),  # it acts for every service account on it
     "kube-controller-manager": ("system:kube-controller-manager", None),
@@ -54,19 +57,26 @@ class Pki:
         return self.cert("ca")
 
 
-def create(folder: Path) -> Pki:
-    """Make everything anew in `folder`; keys are readable by the owner only."""
+def create(
+    folder: Path,
+    *,
+    clients: Mapping[str, tuple[str, str | None]] = CLIENTS,
+    servers: Mapping[str, tuple[str, Sequence[str]]] = SERVERS,
+    addresses: Sequence[str] = ("127.0.0.1",),
+) -> Pki:
+    """Make everything anew in `folder`; keys are readable by the owner only. `addresses` are those of the servers."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     pki = Pki(folder)
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = _signed(_name("funicular-cluster-ca"), ca_key.public_key(), issuer=None, signer=ca_key, is_ca=True)
     _write(pki.cert("ca"), ca.public_bytes(serialization.Encoding.PEM))
     _write(pki.key("ca"), _private_pem(ca_key))
-    identities = {"server": ("kubernetes", None)} | CLIENTS
-    for file, (common_name, organization) in identities.items():
+    identities = {file: (_name(*subject), list[x509.GeneralName]()) for file, subject in clients.items()}
+    for file, (common_name, names) in servers.items():
+        identities[file] = _name(common_name), [*map(x509.DNSName, names), *map(_address, addresses)]
+    for file, (subject, reachable_as) in identities.items():
         key = ec.generate_private_key(ec.SECP256R1())
-        names = SERVER_NAMES if file == "server" else ()
-        cert = _signed(_name(common_name, organization), key.public_key(), ca.subject, ca_key, server_names=names)
+        cert = _signed(subject, key.public_key(), ca.subject, ca_key, reachable_as=reachable_as)
         _write(pki.cert(file), cert.public_bytes(serialization.Encoding.PEM))
         _write(pki.key(file), _private_pem(key))
     account_key = ec.generate_private_key(ec.SECP256R1())
@@ -110,6 +120,10 @@ def _name(common_name: str, organization: str | None = None) -> x509.Name:
     return x509.Name(attributes)
 
 
+def _address(text: str) -> x509.IPAddress:
+    return x509.IPAddress(ipaddress.ip_address(text))
+
+
 def _signed(
     subject: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
@@ -117,7 +131,7 @@ def _signed(
     signer: ec.EllipticCurvePrivateKey,
     *,
     is_ca: bool = False,
-    server_names: Sequence[str] = (),
+    reachable_as: Sequence[x509.GeneralName] = (),
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     builder = (
@@ -134,12 +148,10 @@ def _signed(
         .add_extension(_key_usage(is_ca), critical=True)
     )
     if not is_ca:
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if server_names else ExtendedKeyUsageOID.CLIENT_AUTH
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if reachable_as else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-    if server_names:
-        names: list[x509.GeneralName] = [x509.DNSName(name) for name in server_names]
-        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if reachable_as:
+        builder = builder.add_extension(x509.SubjectAlternativeName(reachable_as), critical=False)
     return builder.sign(signer, hashes.SHA256())
 
 

@@ -42,12 +42,16 @@ class Guard:
     def forget(self, group: int) -> None:
         self._tell(f"-{group}\n")
 
+    def remove_at_end(self, cgroup: Path) -> None:
+        """A control group that must not outlive the owner."""
+        self._tell(f"{cgroup}\n")
+
     def close(self) -> None:
         """Kill what is still watched and end the guard."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=20)
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
