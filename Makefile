@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 OUT ?= out
 CLUSTER ?= default
-TESTS ?= tests/unit tests/controller tests/adapters tests/integration
+TESTS ?= tests/unit tests/controller tests/adapters tests/chart tests/integration
 # Two tests that depend on which of two processes is quicker; by hand: make test UNSTEADY=
 UNSTEADY ?= --deselect tests/integration/test_ramp.py::test_another_operator_takes_over_in_mid_step --deselect tests/integration/test_ramp.py::test_a_rotated_key_reaches_envoy_without_a_restart
 export PYTHONPATH := operator:.
@@ -50,6 +50,10 @@ generate: setup ## Write the generated files: the CRD, the README's diagram and 
 	@$(RUN) -m funicular.api.crd
 	@$(RUN) -m hack.state_diagram
 	@$(RUN) -m hack.embed_example
+	@$(RUN) -m hack.chart
+
+chart: setup ## Write what is made from the chart: charts/kustomize, the table of values in its README
+	@$(RUN) -m hack.chart
 
 play: setup ## Funicular with simulated providers and users, to try policies of your own, until Ctrl-C
 	@$(RUN) -m hack.playground
@@ -69,8 +73,9 @@ images: setup ## Build the container images from Debian's packages, without an e
 lock: setup ## Pin the dependencies again, with hashes
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements/runtime.txt
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+	@$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | $(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --constraint requirements/dev.txt - -o requirements/build.txt
 
 clean: ## Remove the virtual environment and everything that runs left behind
 	rm -rf $(VENV) .run out .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: images help setup binaries play demo test check break-rules generate bench cluster cluster-down lock clean
+.PHONY: images help setup binaries play demo test check break-rules generate chart bench cluster cluster-down lock clean
