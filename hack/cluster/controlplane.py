@@ -241,12 +241,18 @@ def _kubeconfig_arguments(layout: Layout, client: str) -> list[str]:
     ]
 
 
+def admin_context(layout: Layout) -> ssl.SSLContext:
+    """The admin's identity towards the API server, for `status_of`."""
+    context = ssl.create_default_context()
+    if layout.pki.ca.exists():
+        context.load_verify_locations(layout.pki.ca)
+        context.load_cert_chain(layout.pki.cert("admin"), layout.pki.key("admin"))
+    return context
+
+
 def readiness(layout: Layout, options: PrometheusOptions) -> Mapping[str, Callable[[], bool]]:
     """For each part, a question that is answered at once: is it ready?"""
-    admin = ssl.create_default_context()
-    if layout.pki.ca.exists():
-        admin.load_verify_locations(layout.pki.ca)
-        admin.load_cert_chain(layout.pki.cert("admin"), layout.pki.key("admin"))
+    admin = admin_context(layout)
     unverified = ssl.create_default_context()
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
