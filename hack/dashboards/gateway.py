@@ -24,8 +24,8 @@ def by_pod(metric: str, selector: str = PODS, over: str = "") -> str:
     return f"sum by (pod) ({inner})"
 
 
-def quantile(q: float, metric: str, selector: str = POLICY, by: str = "le") -> str:
-    return f"histogram_quantile({q}, sum by ({by}) (rate({metric}_bucket{{{selector}}}[{RATE}])))"
+def quantile(q: float, metric: str, selector: str = POLICY, by: str = "le", window: str = RATE) -> str:
+    return f"histogram_quantile({q}, sum by ({by}) (rate({metric}_bucket{{{selector}}}[{window}])))"
 
 
 def of_operator(metric: str) -> str:
@@ -181,9 +181,12 @@ def _agents() -> Row:
             ),
             lines(
                 "From the watch event until Envoy serves by it",
-                "Over all pods.",
+                "Over all pods, within as long as the dashboard's time range: changes are rare.",
                 "s",
-                *(Query(quantile(q, "funicular_agent_ack_seconds", PODS), f"p{q * 100:g}") for q in (0.5, 0.99)),
+                *(
+                    Query(quantile(q, "funicular_agent_ack_seconds", PODS, window="$__range"), f"p{q * 100:g}")
+                    for q in (0.5, 0.99)
+                ),
             ),
             lines(
                 "Policies",
