@@ -199,10 +199,20 @@ class ArgoCD:
     def _install(self, settings: Mapping[str, str]) -> None:
         for path in self._crds():
             self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
-        # Not `--for=condition=...`: kubectl gives up on an object that has no conditions yet.
-        served = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
-        self.kubectl("wait", served, "--timeout=30s", *(f"-f={path}" for path in self._crds()))
+        self._until_served("applications.argoproj.io,appprojects.argoproj.io")
         self.apply(*commands.objects(self.layout, settings))
+
+    def _until_served(self, kinds: str, timeout: float = 30) -> None:
+        """`kubectl wait` gives up on a CRD that has no conditions yet."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.kubectl("get", kinds, "--all-namespaces")
+                return
+            except CommandFailed:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _crds(self) -> Sequence[Path]:
         return sorted((self.layout.parts.module / "manifests" / "crds").glob("*-crd.yaml"))

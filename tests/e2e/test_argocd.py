@@ -1,0 +1,375 @@
+"""Policies from git by a real Argo CD, with automated prune and self-heal: health, actions, and a revert that does not fight."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from funicular.adapters.kube import path_of
+from funicular.api.base import API_VERSION, PLURAL
+from funicular.api.revision import revision_of
+from funicular.api.spec import RoutingPolicySpec
+from funicular.controller.managed import ARGO_TRACKING
+from hack.argocd import ArgoCD
+from hack.argocd.customizations import settings
+from hack.demo import policies
+from hack.demo.stack import Stack
+from hack.demo.timeline import Seen
+from tests.argocd.delivery import Delivery, as_chart, config_map, delivered
+from tests.e2e.account import Account
+from tests.integration.stack_fixtures import Scene, manifest, on_stage, revision, until
+
+Json = dict[str, Any]
+pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+STEPS = ({"share": 50, "minDuration": "1s", "minSamples": 60}, {"share": 100, "minDuration": "1s", "minSamples": 80})
+# Long enough for a commit to come in mid-ramp.
+LONG_STEPS = ({"share": 20, "minDuration": "15s", "minSamples": 40}, STEPS[1])
+BROKEN = {"error_rate": 0.9, "error_code": 503}
+SOUND = {"error_rate": 0.0}
+IGNORED = ({"group": "routing.funicular.dev", "kind": "RoutingPolicy", "jsonPointers": ["/spec"]},)
+QUIET = 15.0  # seconds without a write to the spec
+
+
+@pytest.fixture(scope="module")
+def argo(installed: Stack, account: Account, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArgoCD]:
+    """Application controller, repo-server, API server, Redis, and a git repository, beside the node."""
+    began = time.time()
+    folder = tmp_path_factory.mktemp("argocd")
+    with ArgoCD.start(installed.cluster.kubeconfig, folder, settings=settings()) as running:
+        account.say(f"Argo CD is ready after {time.time() - began:.1f} s")
+        yield running
+        running.uninstall()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def broken(installed: Stack) -> AsyncIterator[policies.Provider]:
+    """A cheap model that fails nine requests of ten, until the test is over."""
+    await installed.set_faults(policies.NEXT.name, **BROKEN)
+    yield policies.NEXT
+    await installed.set_faults(policies.NEXT.name, **SOUND)
+
+
+def first(stack: Stack, name: str, **rollout: Any) -> Json:
+    return manifest(stack, name, **{"steps": STEPS, "candidate": policies.MINI, **rollout})
+
+
+def second(stack: Stack, name: str, **rollout: Any) -> Json:
+    """The same policy with another cheap model."""
+    return first(stack, name, candidate=policies.NEXT, **rollout)
+
+
+def changed(policy: Json, timeout: str) -> Json:
+    """The same models; another revision all the same."""
+    found = copy.deepcopy(policy)
+    found["spec"]["candidates"][1]["timeout"] = timeout
+    return found
+
+
+def spec_revision(body: Json) -> str:
+    return revision_of(RoutingPolicySpec.model_validate(body["spec"]))
+
+
+def ramps_of(body: Json, of: str) -> int:
+    return sum(it["event"] == "RampStarted" and it["revision"] == of for it in body["status"]["history"])
+
+
+async def count_requests(account: Account, scene: Scene) -> None:
+    results = await scene.results()
+    own = [it for it in results.failed if not it.lost]
+    account.requests(sent=len(results.outcomes), failed_by_providers=len(own), lost=len(results.lost))
+    assert not results.lost, "\n".join(it.explain() for it in results.lost[:20])
+
+
+async def test_a_ramp_is_healthy_and_holds_up_no_commit(argo: ArgoCD, installed: Stack, account: Account) -> None:
+    """Plain manifests, the policy in a wave before the rest: the operation ends while the policy ramps, a commit in mid-ramp
+    is applied, and removing the file from git takes the policy away."""
+    policy = first(installed, "argo-plain", steps=LONG_STEPS)
+    policy["metadata"]["annotations"] = {"argocd.argoproj.io/sync-wave": "-1"}
+    after = {"after.yaml": config_map("argo-plain-after", number="1")}
+    async with delivered(argo, installed, policy, more=after) as it:
+        ramped = revision(policy)
+        await it.scene.step(0)
+        await it.users()
+        await it.application(lambda app: app.is_at(it.commits[0]), "the first commit is applied")
+        await it.health("Healthy", "step 1/2 at 20 %")
+        assert (await it.scene.body())["metadata"]["annotations"][ARGO_TRACKING] == (
+            f"argo-plain:routing.funicular.dev/RoutingPolicy:{installed.namespace}/argo-plain"
+        )
+
+        commit = await it.commit({"after.yaml": config_map("argo-plain-after", number="2")})
+        await it.application(lambda app: app.is_at(commit), "the second commit is applied")
+        there = await installed.kube.get(path_of("v1", "configmaps", installed.namespace, "argo-plain-after"))
+        body = await it.scene.body()
+        assert there["data"] == {"number": "2"}
+        assert body["status"]["candidate"]["revision"] == ramped, "the ramp was over before the commit was applied"
+
+        await it.promoted(ramped)
+        await it.health("Healthy", "is promoted")
+        await count_requests(account, it.scene)
+        rows = it.recorder.rows
+        account.timeline("Argo CD: a ramp from plain manifests", it.recorder.table())
+        carried = next(row.at for row in rows if row.application.health == "Healthy")
+        later = {row.application.health for row in rows if row.at > carried}
+        assert later <= {"Healthy"}, it.recorder.table()
+        assert len(it.recorder.writes) == 1
+
+        pruned = await it.commit({"policy.yaml": None}, "the policy goes")
+        await it.application(lambda app: app.is_at(pruned), "the policy is pruned")
+        assert not await _exists(installed, "argo-plain")
+
+
+async def test_a_revert_under_self_heal_does_not_fight(
+    argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider, pytestconfig: pytest.Config
+) -> None:
+    """`onRegression: Auto`: the spec is held because git manages it, traffic is at the last good revision, nobody writes."""
+    good, bad = first(installed, "argo-revert"), second(installed, "argo-revert")
+    async with delivered(argo, installed, good) as it:
+        stable = revision(good)
+        await it.users()
+        await it.promoted(stable)
+        rejected = await it.deliver(bad)
+        why = await it.rejected(rejected)
+        reverted = time.time()
+        degraded = await it.health("Degraded", why.message)
+        assert "errors" in why.message
+        account.facts["argocd_seconds_to_degraded"] = round(max(0.0, degraded.at - why.at.timestamp()), 2)
+        await _holds(it, stable, rejected)
+
+        # What is counted is what happens in a time: there is no other fact to wait for.
+        await asyncio.sleep(pytestconfig.getoption("--war-seconds"))
+        until_now = time.time()
+        writes = it.recorder.writes_between(reverted, until_now)
+        account.facts["argocd_spec_writes_after_revert"] = len(writes)
+        account.facts["argocd_seconds_after_revert"] = round(until_now - reverted)
+        assert not writes
+        rows = it.recorder.rows_between(degraded.at, until_now)
+        assert {(row.application.sync, row.application.health) for row in rows} == {("Synced", "Degraded")}
+        await _holds(it, stable, rejected)
+
+        # The rejected commit again: by hand, and with the next commit that leaves the policy as it is.
+        await it.sync()
+        commit = await it.commit({"other.yaml": config_map("argo-revert-other")})
+        await it.application(lambda app: app.is_at(commit), "the other file is applied")
+        await _holds(it, stable, rejected)
+        assert not it.recorder.writes_between(reverted, time.time())
+        answers = [o.answer for o in list(it.scene.load.results.outcomes) if o.at > reverted and o.answer]
+        assert {answer.revision for answer in answers} == {stable}
+
+        await installed.set_faults(broken.name, **SOUND)
+        fixed = await it.deliver(changed(bad, "9s"))
+        await it.promoted(fixed)
+        await it.health("Healthy", "is promoted")
+        await count_requests(account, it.scene)
+        account.timeline("Argo CD: a revert under self-heal", it.recorder.table())
+
+
+async def test_a_helm_source_is_held_too_and_put_right_in_git(
+    argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider
+) -> None:
+    """A chart of one policy; the bad commit is taken back with `git revert`: Healthy again, and nothing ramps for it."""
+    good, bad = first(installed, "argo-helm"), second(installed, "argo-helm")
+    async with delivered(argo, installed, good, files_of=as_chart) as it:
+        stable = revision(good)
+        await it.users()
+        await it.promoted(stable)
+        rejected = await it.deliver(bad)
+        why = await it.rejected(rejected)
+        await it.health("Degraded", why.message)
+        await _holds(it, stable, rejected)
+
+        await asyncio.to_thread(argo.repository.revert)
+        await asyncio.to_thread(argo.refresh, it.name)
+        row = await it.health("Healthy", f"revision {rejected} was reverted (errors: ")
+        assert row.application.sync == "Synced"
+        assert f"{stable} serves" in (row.policy.message if row.policy else "")
+        assert ramps_of(await it.scene.body(), stable) == 1
+        await count_requests(account, it.scene)
+        account.timeline("Argo CD: a revert of a Helm source, put right in git", it.recorder.table())
+
+
+async def test_actions_and_a_human_gate(argo: ArgoCD, installed: Stack, account: Account) -> None:
+    """Suspended until a person approves; every action does what it says, and self-heal takes none of them away."""
+    steps = [{**STEPS[0], "approval": "Required"}, {**STEPS[1], "minDuration": "10m"}]
+    policy = first(installed, "argo-actions", steps=steps)
+    async with delivered(argo, installed, policy) as it:
+        own = revision(policy)
+        await it.users()
+        await it.health("Suspended", "approval by a person")
+        await it.act("approve")
+        await it.scene.step(1)
+        await it.health("Healthy")
+
+        await it.act("pause")
+        await it.scene.wait(lambda seen: seen.status.paused, "it is paused")
+        await asyncio.to_thread(argo.refresh, it.name)
+        row = await it.health("Healthy", "paused; a regression still reverts it")
+        assert row.application.sync == "Synced"
+        offered = await asyncio.to_thread(argo.actions, it.name, await it.resource())
+        assert {name for name, enabled in offered.items() if enabled} == {"resume", "abort"}
+
+        await it.act("resume")
+        await it.scene.wait(lambda seen: not seen.status.paused, "it goes on")
+        await it.act("abort")
+        await it.rejected(own)
+        await it.health("Degraded", "aborted by argocd")
+        await it.act("retry")
+        await it.scene.wait(lambda seen: seen.status.candidate is not None, "it ramps again")
+        await it.act("promote")
+        await it.scene.step(1)
+        await it.act("promote")
+        await it.promoted(own)
+        row = await it.health("Healthy", "is promoted")
+        assert row.application.sync == "Synced"
+        by = [(entry["event"], entry["by"]) for entry in (await it.scene.body())["status"]["history"] if entry["by"]]
+        assert [event for event, _ in by] == [
+            "Approved",
+            "Paused",
+            "Resumed",
+            "Aborted",
+            "Retried",
+            "StepPassed",
+            "Promoted",
+        ]
+        assert {who for _, who in by} == {"argocd"}
+        assert len(it.recorder.writes) == 1
+        await count_requests(account, it.scene)
+        account.timeline("Argo CD: actions and an approval", it.recorder.table())
+
+
+async def test_revert_spec_with_the_settings_that_are_documented(
+    argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider
+) -> None:
+    """`onRegression: RevertSpec` and an Application that ignores /spec: restored once, not undone; a commit that changes more
+    than the spec is applied whole, one that changes the spec alone waits for a sync by hand."""
+    good, bad = (make(installed, "argo-restore", onRegression="RevertSpec") for make in (first, second))
+    _numbered(good, 1)
+    async with delivered(argo, installed, good, ignore=IGNORED) as it:
+        stable = revision(good)
+        await it.users()
+        await it.promoted(stable)
+        rejected = await it.deliver(_numbered(bad, 2))
+        await it.rejected(rejected)
+        await it.scene.wait(lambda seen: seen.status.phase == "Reverted", "the spec is restored")
+        restored = time.time()
+        await _quiet(it, QUIET)
+        assert not it.recorder.writes_between(restored, time.time())
+        assert spec_revision(await it.scene.body()) == stable
+        row = await it.health("Healthy", f"revision {rejected} was reverted (errors: ")
+        assert row.application.sync == "Synced"
+
+        await installed.set_faults(broken.name, **SOUND)
+        # Only the spec differs: Argo CD sees no difference, and applies it when it is asked to.
+        waiting = _numbered(changed(bad, "8s"), 2)
+        await it.deliver(waiting)
+        await it.application(lambda app: app.is_at(it.commits[-1]), "the commit is compared")
+        assert spec_revision(await it.scene.body()) == stable
+        await it.sync()
+        await it.promoted(revision(waiting))
+        following = _numbered(changed(bad, "7s"), 3)
+        await it.promoted(await it.deliver(following))
+        await count_requests(account, it.scene)
+        account.timeline("Argo CD: RevertSpec with /spec ignored", it.recorder.table())
+
+
+async def test_revert_spec_against_self_heal_gives_up_after_one_round(
+    argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider
+) -> None:
+    """Without those settings self-heal undoes the restored spec at once; the revision is latched, so it ends there, held."""
+    good, bad = (make(installed, "argo-fight", onRegression="RevertSpec") for make in (first, second))
+    async with delivered(argo, installed, good) as it:
+        stable = revision(good)
+        await it.users()
+        await it.promoted(stable)
+        rejected = await it.deliver(bad)
+        why = await it.rejected(rejected)
+        await it.health("Degraded", why.message)
+        await _quiet(it, QUIET)
+        writes = it.recorder.writes_between(why.at.timestamp(), time.time())
+        account.facts["argocd_spec_writes_of_a_revert_without_settings"] = len(writes)
+        account.timeline("Argo CD: RevertSpec without settings", it.recorder.table())
+        await _holds(it, stable, rejected)
+        assert 0 < len(writes) <= 4, writes
+        await count_requests(account, it.scene)
+
+
+@pytest.mark.parametrize(
+    ("marks", "is_held"),
+    [
+        pytest.param(
+            {"annotations": {ARGO_TRACKING: "shop:routing.funicular.dev/RoutingPolicy:shop/other"}}, False, id="foreign"
+        ),
+        pytest.param({"labels": {"app.kubernetes.io/instance": "shop"}}, False, id="label-alone"),
+        pytest.param(
+            {
+                "labels": {
+                    "kustomize.toolkit.fluxcd.io/name": "apps",
+                    "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
+                }
+            },
+            True,
+            id="flux",
+        ),
+    ],
+)
+async def test_who_is_taken_for_git(
+    installed: Stack,
+    account: Account,
+    broken: policies.Provider,
+    marks: Json,
+    is_held: bool,
+    request: pytest.FixtureRequest,
+) -> None:
+    """A tracking id of another object or Argo CD's label alone prove nothing: the spec is restored. Flux's labels hold it."""
+    name = f"marks-{request.node.callspec.id}"
+    good, bad = first(installed, name), second(installed, name)
+    for policy in (good, bad):
+        policy["metadata"].update(copy.deepcopy(marks))
+    async with on_stage(installed, name) as scene:
+        stable = await scene.start(good)
+        await scene.promoted(stable)
+        rejected = await scene.apply(bad)
+
+        def is_back(it: Seen) -> bool:
+            latched = any(entry.revision == rejected for entry in it.status.rejected)
+            return latched and it.status.candidate is None and it.status.phase in ("Reverted", "Degraded")
+
+        found = await scene.wait(is_back, "it is taken back")
+        assert found.status.phase == ("Degraded" if is_held else "Reverted")
+        assert spec_revision(await scene.body()) == (rejected if is_held else stable)
+        await count_requests(account, scene)
+
+
+def _numbered(policy: Json, commit: int) -> Json:
+    """What a template or a pipeline stamps on every commit."""
+    policy["metadata"]["annotations"] = {"example.com/commit": str(commit)}
+    return policy
+
+
+async def _holds(it: Delivery, stable: str, rejected: str) -> None:
+    """The spec is git's, traffic is at the stable revision, and the rejected one does not ramp again."""
+    body = await it.scene.body()
+    assert spec_revision(body) == rejected
+    status = body["status"]
+    assert (status["phase"], status.get("candidate"), status["stable"]["revision"]) == ("Degraded", None, stable)
+    assert (status["traffic"]["revision"], status["traffic"]["share"]["desired"]) == (stable, 0)
+    assert ramps_of(body, rejected) == 1
+
+
+async def _quiet(it: Delivery, seconds: float) -> None:
+    """Nobody has written to the spec for so long."""
+
+    async def is_quiet() -> bool:
+        return time.time() - it.recorder.writes[-1].at >= seconds
+
+    await until(is_quiet, f"no write to the spec for {seconds:g} s")
+
+
+async def _exists(stack: Stack, name: str) -> bool:
+    items, _ = await stack.kube.list_all(path_of(API_VERSION, PLURAL, stack.namespace))
+    return any(it["metadata"]["name"] == name for it in items)
