@@ -5,6 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 OUT ?= out
 CLUSTER ?= default
+NODE_NAME ?= default
 TESTS ?= tests/unit tests/controller tests/adapters tests/chart tests/integration
 # Two tests that depend on which of two processes is quicker; by hand: make test UNSTEADY=
 UNSTEADY ?= --deselect tests/integration/test_ramp.py::test_another_operator_takes_over_in_mid_step --deselect tests/integration/test_ramp.py::test_a_rotated_key_reaches_envoy_without_a_restart
@@ -70,6 +71,12 @@ cluster-down: setup ## End what `make cluster` started
 images: setup ## Build the container images from Debian's packages, without an engine (OUT=dir; Debian 12)
 	@$(RUN) -m hack.image build --out $(OUT)
 
+node: setup ## Start a real node with real pods here, as root; prints the KUBECONFIG line (NODE_NAME=name)
+	@$(RUN) -m hack.node up --name $(NODE_NAME)
+
+node-down: setup ## End what `make node` started
+	@$(RUN) -m hack.node down --name $(NODE_NAME)
+
 lock: setup ## Pin the dependencies again, with hashes
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements/runtime.txt
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
@@ -78,4 +85,4 @@ lock: setup ## Pin the dependencies again, with hashes
 clean: ## Remove the virtual environment and everything that runs left behind
 	rm -rf $(VENV) .run out .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: images help setup binaries play demo test check break-rules generate chart bench cluster cluster-down lock clean
+.PHONY: images help setup binaries play demo test check break-rules generate chart bench cluster cluster-down node node-down lock clean

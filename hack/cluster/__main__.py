@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from hack.cluster import binaries, images, state
-from hack.cluster.cluster import CHECKOUT, Cluster, Options, wipe
+from hack.cluster import binaries, detached, images, state
+from hack.cluster.cluster import CHECKOUT, STOP_ORDER, Cluster, Options, wipe
 from hack.cluster.controlplane import PrometheusOptions
 from hack.cluster.errors import ClusterError
 
@@ -51,17 +47,9 @@ def up(arguments: argparse.Namespace) -> int:
     # Built here and not in the detached process: the progress bar belongs to this terminal.
     binaries.ensure([*(part for part in options.parts if part != "process-node"), "kubectl"])
     down_folder(options.place)
-    owner = _spawn_owner(options.place)
-    try:
-        ready = _wait_for_owner(options.place, owner)
-    except BaseException:
-        owner.terminate()
-        owner.wait()
-        raise
+    ready = detached.up("hack.cluster", sys.argv[1:], options.place, console)
     if ready is None:
-        console.print((options.place / "owner.log").read_text().strip(), style="red", markup=False)
         return 1
-    console.print((options.place / "owner.log").read_text().strip(), markup=False)
     console.print(f"Prometheus: {ready.prometheus_url or 'none'}   DNS: {ready.dns or 'none'}", markup=False)
     print(f"export KUBECONFIG={ready.kubeconfig}")
     return 0
@@ -69,24 +57,9 @@ def up(arguments: argparse.Namespace) -> int:
 
 def own(arguments: argparse.Namespace) -> int:
     """Run a cluster until SIGTERM or SIGINT; this is the detached process of `up`, or `up --foreground`."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _interrupt(ended))
     options = replace(_options(arguments), detached=True)
     cluster = Cluster(options, report=lambda line: print(line, file=sys.stderr, flush=True))
-    try:
-        cluster.launch()
-        if arguments.foreground:
-            print(f"export KUBECONFIG={cluster.kubeconfig}", flush=True)
-        ended.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        # A second signal must not cut the clean-up short.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        cluster.stop()
-    return 0
+    return detached.own(cluster, cluster.launch, foreground=arguments.foreground)
 
 
 def down(arguments: argparse.Namespace) -> int:
@@ -101,25 +74,8 @@ def down(arguments: argparse.Namespace) -> int:
 
 
 def down_folder(folder: Path) -> bool:
-    """End the owner if it is a process of ours, then whatever is left of the cluster. Whether anything ran."""
-    found = state.read(folder)
-    if found is None:
-        return False
-    if found.is_running and found.detached:
-        os.kill(found.owner.pid, signal.SIGTERM)
-        _wait_while(lambda: found.owner.is_alive, 20)
-        if found.owner.is_alive:
-            os.kill(found.owner.pid, signal.SIGKILL)
-            _wait_while(lambda: found.owner.is_alive, 5)
-    latest = state.read(folder) or found
-    for name in ("process-node", "prometheus", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
-        if process := latest.survivors.get(name):
-            os.killpg(process.pid, signal.SIGKILL)
-    _wait_while(lambda: bool(latest.survivors), 10)
-    if not found.is_running:
-        state.remove(folder)
-        wipe(folder)
-    return True
+    """End one cluster. Whether anything ran."""
+    return detached.end(folder, [name for batch in STOP_ORDER for name in batch], wipe)
 
 
 def show(_: argparse.Namespace) -> int:
@@ -172,48 +128,8 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def _spawn_owner(folder: Path) -> subprocess.Popen[bytes]:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "owner.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "hack.cluster", *sys.argv[1:], "--owner"],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")])},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-
-
-def _wait_for_owner(folder: Path, owner: subprocess.Popen[bytes], timeout: float = 120) -> state.State | None:
-    """The state once ready; None if the owner ended."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        found = state.read(folder)
-        if found is not None and found.ready and found.owner.pid == owner.pid:
-            return found
-        if owner.poll() is not None:
-            return None
-        time.sleep(0.03)
-    raise ClusterError(f"not ready after {timeout:g} s; see {folder / 'owner.log'}")
-
-
 def _folders() -> list[Path]:
     return sorted(path.parent for path in (CHECKOUT / ".run").glob(f"*/{state.FILE}"))
-
-
-def _interrupt(ended: threading.Event) -> None:
-    """While starting there is nobody who waits for the event, so the start itself is interrupted."""
-    if ended.is_set():
-        return
-    ended.set()
-    raise KeyboardInterrupt
-
-
-def _wait_while(condition: Callable[[], bool], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
 
 
 def _parser() -> argparse.ArgumentParser:
