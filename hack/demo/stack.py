@@ -35,8 +35,9 @@ import yaml
 from funicular.adapters.kube import Access, KubeClient, path_of
 from funicular.api.base import API_VERSION, GATEWAY_LABEL, PLURAL
 from funicular.api.report import LEASE
-from hack.cluster import Cluster, Image
+from hack.cluster import Image
 from hack.cluster.errors import ClusterError
+from hack.cluster.surface import Surface
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MANIFESTS = CHECKOUT / "hack" / "manifests"
@@ -85,7 +86,7 @@ class Stack:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: Surface,
         *,
         namespace: str = "funicular",
         gateways: int = 3,
@@ -152,8 +153,8 @@ class Stack:
             "secrets": json.dumps([it.secret for it in self.providers.values()] or ["none"]),
         }
         parts = [self.surroundings(), yaml.safe_dump_all(self._secrets({ID_KEY: ("key", secrets.token_hex(32))}))]
-        parts.append(_filled("operator.yaml", values | {"replicas": str(self._operators)}))
-        parts.append(_filled("gateway.yaml", values | {"replicas": str(self._gateways)}))
+        parts.append(filled("operator.yaml", values | {"replicas": str(self._operators)}))
+        parts.append(filled("gateway.yaml", values | {"replicas": str(self._gateways)}))
         return "\n---\n".join(parts)
 
     def surroundings(self) -> str:
@@ -165,7 +166,7 @@ class Stack:
         for it in self.providers.values():
             own = {"name": it.name, "model": it.model, "secret": it.secret, "seed": str(it.seed)}
             own |= {"faults": json.dumps(dict(it.faults)), "image": PROVIDER_IMAGE, "namespace": self.namespace}
-            parts.append(_filled("provider.yaml", own))
+            parts.append(filled("provider.yaml", own))
         return "\n---\n".join(parts)
 
     def _secrets(self, values: Mapping[str, tuple[str, str]]) -> list[Json]:
@@ -279,7 +280,7 @@ class Stack:
 
 
 @contextlib.contextmanager
-def access(cluster: Cluster) -> Iterator[Access]:
+def access(cluster: Surface) -> Iterator[Access]:
     """The cluster's admin kubeconfig as KubeClient wants it: in files, which are gone afterwards."""
     config = yaml.safe_load(Path(cluster.kubeconfig).read_text())
     user, server = config["users"][0]["user"], config["clusters"][0]["cluster"]
@@ -297,7 +298,8 @@ def access(cluster: Cluster) -> Iterator[Access]:
         yield Access(server["server"], ca_file=files["ca"], cert_file=files["cert"], key_file=files["key"])
 
 
-def _filled(name: str, values: Mapping[str, str]) -> str:
+def filled(name: str, values: Mapping[str, str]) -> str:
+    """One of hack/manifests, with its ${names} replaced."""
     return Template((MANIFESTS / name).read_text()).safe_substitute(values)
 
 
