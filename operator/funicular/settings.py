@@ -48,6 +48,7 @@ class AgentSettings:
     ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # whom Envoy trusts behind https URLs of candidates
     body_limit: int = 8 << 20
     concurrency: int = 1
+    drain_seconds: float = 25.0  # the longest wait for open requests, preStop hook included; below the pod's grace period
     log_level: str = "INFO"
 
 

@@ -10,9 +10,10 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from funicular.agent.drain import LEAST, limits
 from tests.adapters.agent_fakes import World, eventually, run_envoy_sidecar, world
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -321,6 +323,84 @@ async def test_a_sidecar_envoy_is_used_as_it_is(gateway: World, session: aiohttp
         finally:
             envoy.kill()
             envoy.wait()
+
+
+async def test_the_pre_stop_hook_drains_envoy_and_an_agent_that_starts_again_takes_it_back(
+    gateway: World, session: aiohttp.ClientSession
+) -> None:
+    gateway.with_real_compiler()
+    del gateway.environment["FUNICULAR_ENVOY"]
+    await gateway.api.policy("a", gateway.traffic("a"))
+    await gateway.start_agent()
+    await eventually((gateway.folder / "config" / "rds" / "rds.json").exists)
+    envoy = run_envoy_sidecar(gateway)
+
+    async def state() -> str:
+        async with session.get(gateway.admin + "/server_info") as answer:
+            return str((await answer.json())["state"])
+
+    async def health() -> int:
+        async with session.get(gateway.gateway + "/healthz") as answer:
+            return answer.status
+
+    try:
+        await gateway.ready()
+        await gateway.acked("a", 1)
+        await gateway.ask(session, "a")
+        hook = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from funicular.cli.main import run; run()", "agent", "drain", "--seconds", "0"),
+            env={**os.environ, **gateway.environment},
+        )
+        assert await hook.wait() == 0
+        assert await state() == "DRAINING"
+        assert await health() == 503
+        async with session.get(gateway.agent + "/readyz") as answer:
+            assert answer.status == 503
+        async with session.post(gateway.gateway + "/v1/chat/completions", json={"model": "a"}) as answer:
+            assert answer.status == 200, "who still comes is served"
+            assert answer.headers["connection"] == "close"
+        await gateway.kill_agent(signal.SIGTERM)
+        assert gateway.process is not None
+        assert gateway.process.returncode == 0
+        await gateway.start_agent()
+        await gateway.ready()
+        await eventually(state_is(state, "LIVE"))
+        assert await health() == 200
+    finally:
+        envoy.kill()
+        envoy.wait()
+
+
+def state_is(state: Callable[[], Awaitable[str]], wanted: str) -> Callable[[], Awaitable[bool]]:
+    async def holds() -> bool:
+        return await state() == wanted
+
+    return holds
+
+
+async def test_a_hook_without_envoy_says_so(gateway: World) -> None:
+    (gateway.folder / "config").mkdir()
+    hook = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from funicular.cli.main import run; run()", "agent", "drain"),
+        env={**os.environ, **gateway.environment},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await hook.communicate()
+    assert hook.returncode == 1
+    assert b"Envoy's admin interface does not answer" in said
+
+
+@pytest.mark.parametrize(
+    ("waited", "longest", "least", "most"),
+    [
+        pytest.param(None, 25, LEAST, 25, id="no hook: endpoints are given their time first"),
+        pytest.param(7, 25, 0, 18, id="after the hook nothing is waited for but open requests"),
+        pytest.param(60, 25, 0, 0, id="a long hook leaves nothing"),
+        pytest.param(None, 1, LEAST, LEAST, id="the least wins"),
+    ],
+)
+def test_sigterm_counts_the_time_of_the_hook(waited: float | None, longest: float, least: float, most: float) -> None:
+    assert limits(waited, longest) == (least, most)
 
 
 async def test_a_folder_that_cannot_be_written_to_is_named_at_the_end(gateway: World) -> None:

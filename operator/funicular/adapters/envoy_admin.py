@@ -113,5 +113,9 @@ class EnvoyAdmin:
         """Envoy closes connections after their present request, and its own health check answers 503."""
         await self._call("POST", "/healthcheck/fail")
 
+    async def pass_healthcheck(self) -> None:
+        """Takes back `fail_healthcheck`."""
+        await self._call("POST", "/healthcheck/ok")
+
     async def quit(self) -> None:
         await self._call("POST", "/quitquitquit")

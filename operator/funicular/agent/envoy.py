@@ -148,3 +148,12 @@ async def drain(admin: EnvoyAdmin, *, least: float, most: float) -> None:
             if waited >= least and await admin.active_requests() == 0:
                 return
             await asyncio.sleep(0.1)
+
+
+async def undrain(admin: EnvoyAdmin) -> None:
+    """An agent that is restarted alone, by its liveness probe say, has drained an Envoy that lives on: it serves again."""
+    while True:
+        try:
+            return await admin.pass_healthcheck()
+        except GatewayUnavailable:
+            await asyncio.sleep(0.5)

@@ -1,7 +1,8 @@
 """`funicular agent`: the composition root of the gateway pod's process beside Envoy. Settings -> adapters -> loops.
 
 `main()` runs until SIGTERM or SIGINT, then drains. `main(["bootstrap"])` only writes the files that Envoy starts with: for
-an init container, where Envoy is a sidecar. SIGHUP does nothing. Nothing here decides anything.
+an init container, where Envoy is a sidecar; `main(["drain"])` is such a pod's preStop hook (drain.py). SIGHUP does
+nothing. Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from funicular.adapters.clock import SystemClock
 from funicular.adapters.envoy_admin import EnvoyAdmin
 from funicular.adapters.kube import KubeClient, discover, path_of
 from funicular.agent import compiler as compiling
+from funicular.agent import drain as hook
 from funicular.agent.applier import Applier, write_empty
 from funicular.agent.documents import document, secret_value
-from funicular.agent.envoy import Envoy, command, drain
+from funicular.agent.envoy import Envoy, command, drain, undrain
 from funicular.agent.feedback import FeedbackBook
 from funicular.agent.files import Files
 from funicular.agent.identity import IdKeys
@@ -48,7 +50,6 @@ log = logging.getLogger("funicular.agent")
 BOOTSTRAP, PID_FILE = "bootstrap.json", "envoy.pid"
 FOLDERS = ("cds", "rds", "runtime", "sds", "lua")
 REFRESH = 2.0  # seconds between looks at the labels' and the signing key's files
-DRAIN_LEAST, DRAIN_MOST = 3.0, 25.0  # below the 30 s that a pod gets by default
 
 
 def id_key_file(compiler: Compiler) -> str:
@@ -129,7 +130,9 @@ class Agent:
             unready=self._unready,
         )
         await self._server.start(settings.pod_ip, settings.agent_port)
+        hook.forget(self.files.root)
         async with asyncio.TaskGroup() as group:
+            group.create_task(undrain(self.admin))
             if settings.envoy:
                 bootstrap = self.files.root / BOOTSTRAP
                 arguments = command(settings.envoy, bootstrap, settings.concurrency, settings.log_level)
@@ -146,7 +149,8 @@ class Agent:
     async def stop(self) -> None:
         """Drains, then ends Envoy if it is ours. The loops must still run: acknowledgements go on to the last."""
         self.readiness.is_draining = True
-        await drain(self.admin, least=DRAIN_LEAST, most=DRAIN_MOST)
+        least, most = hook.limits(hook.drained_seconds(self.files.root), self._settings.drain_seconds)
+        await drain(self.admin, least=least, most=most)
         if self._envoy:
             await self._envoy.stop()
 
@@ -210,6 +214,8 @@ class Agent:
                 self._write_id_key()
 
     def _unready(self) -> dict[str, Any] | None:
+        if hook.drained_seconds(self.files.root) is not None:
+            self.readiness.is_draining = True
         return self.readiness.reason(
             synced=self._synced.is_set(),
             unsettled=self.applier.unsettled(),
@@ -277,8 +283,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["drain"]:
+        return hook.main(given[1:])
     try:
-        if "bootstrap" in (sys.argv[1:] if arguments is None else arguments):
+        if "bootstrap" in given:
             write_bootstrap(settings)
             return 0
         uvloop.run(serve(settings))

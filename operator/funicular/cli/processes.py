@@ -22,7 +22,11 @@ def operator() -> None:
 
 
 def agent(arguments: Arguments = None) -> None:
-    """Run the agent of a gateway pod; its settings are FUNICULAR_... in the environment."""
+    """Run the agent of a gateway pod; its settings are FUNICULAR_... in the environment. `drain` is its preStop hook."""
+    if (arguments or [])[:1] == ["drain"]:  # a pod that ends must not first load the agent
+        from funicular.agent.drain import main as drain
+
+        raise typer.Exit(drain((arguments or [])[1:]))
     from funicular.agent.main import main
 
     raise typer.Exit(main(arguments or []))
