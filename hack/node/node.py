@@ -48,7 +48,7 @@ class Options:
     name: str = "default"
     folder: Path | None = None
     images: Sequence[Path] = ()
-    metrics_server: bool = False
+    metrics_server: bool = True
     network_policy: bool = True
     prometheus: bool = True
     prometheus_options: PrometheusOptions = field(default_factory=PrometheusOptions)
@@ -97,7 +97,7 @@ class Node(Surface):
         *,
         folder: Path | None = None,
         images: Sequence[Path] = (),
-        metrics_server: bool = False,
+        metrics_server: bool = True,
         network_policy: bool = True,
         prometheus: bool = True,
         prometheus_options: PrometheusOptions | None = None,
