@@ -100,12 +100,12 @@ class ArgoCD:
     # --- what it is asked -----------------------------------------------------------------------------------------------
     def kubectl(self, *arguments: str, input: str | None = None, timeout: float = 60) -> str:
         """As admin; returns stdout. Raises CommandFailed with what it said."""
-        command = [str(self.layout.parts.kubectl), f"--kubeconfig={self._kubeconfig}"]
-        command += [f"--cache-dir={self.folder / 'kubectl-cache'}", *arguments]
-        result = subprocess.run(command, input=input, capture_output=True, text=True, timeout=timeout, check=False)
-        if result.returncode:
-            raise CommandFailed(f"kubectl {' '.join(arguments)}: {result.stderr.strip()}")
-        return result.stdout
+        options = (f"--kubeconfig={self._kubeconfig}", f"--cache-dir={self.folder / 'kubectl-cache'}")
+        return _run(self.layout.parts.kubectl, *options, *arguments, input=input, timeout=timeout)
+
+    def helm(self, *arguments: str) -> str:
+        """The helm that Argo CD renders charts with, by hand. Raises CommandFailed with what it said."""
+        return _run(self.layout.parts.helm, *arguments)
 
     def apply(self, *manifests: Mapping[str, Any]) -> None:
         """`kubectl apply` of objects, an Application for one."""
@@ -233,3 +233,12 @@ class ArgoCD:
         answer.raise_for_status()
         found: Json = answer.json()
         return found
+
+
+def _run(program: Path, *arguments: str, input: str | None = None, timeout: float = 60) -> str:
+    result = subprocess.run(
+        [str(program), *arguments], input=input, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if result.returncode:
+        raise CommandFailed(f"{program.name} {' '.join(arguments)}: {result.stderr.strip()}")
+    return result.stdout

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,9 @@ metadata:
   labels:
     app.kubernetes.io/instance: {{ .Release.Name }}
     app.kubernetes.io/managed-by: {{ .Release.Service }}
+  {{- with .Values.commit }}
+  annotations: {example.com/commit: {{ . | quote }}}
+  {{- end }}
 spec:
   {{- toYaml .Values.spec | nindent 2 }}
 """
@@ -163,6 +166,14 @@ class Delivery:
 
         await until(is_over, "the sync operation is over")
 
+    async def quiet(self, seconds: float) -> None:
+        """Nobody has written to the spec for so long."""
+
+        async def is_quiet() -> bool:
+            return time.time() - self.recorder.writes[-1].at >= seconds
+
+        await until(is_quiet, f"no write to the spec for {seconds:g} s")
+
     async def _operation(self) -> tuple[str, str]:
         arguments = ("get", "applications.argoproj.io", self.name, "-n", NAMESPACE, "-o")
         times = "jsonpath={.status.operationState.startedAt} {.status.operationState.finishedAt}"
@@ -179,9 +190,9 @@ async def delivered(
     files_of: Callable[[Json], Files] = as_manifest,
     more: Files | None = None,
     ignore: Sequence[Mapping[str, Any]] = (),
-    options: Sequence[str] = (),
+    helm: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Delivery]:
-    """`more` files beside the policy; `ignore` and `options` as in `application`."""
+    """`more` files beside the policy; `ignore` and `helm` as in `application`."""
     name = policy["metadata"]["name"]
     async with (
         on_stage(stack, name) as scene,
@@ -189,9 +200,8 @@ async def delivered(
     ):
         files = {f"{name}/{path}": text for path, text in {**files_of(policy), **(more or {})}.items()}
         first = await asyncio.to_thread(argo.repository.commit, files, f"revision {revision(policy)}")
-        manifest = application(
-            name, argo.repository.url, name, namespace=stack.namespace, ignore=ignore, options=options
-        )
+        url, namespace = argo.repository.url, stack.namespace
+        manifest = application(name, url, name, namespace=namespace, ignore=ignore, helm=helm)
         await asyncio.to_thread(argo.apply, manifest)
         try:
             yield Delivery(argo, scene, recorder, files_of, [first])
@@ -199,12 +209,3 @@ async def delivered(
             await asyncio.to_thread(
                 argo.kubectl, "delete", "applications.argoproj.io", name, "-n", NAMESPACE, "--timeout=60s"
             )
-
-
-async def settled(look: Callable[[], Awaitable[float]], seconds: float, what: str) -> None:
-    """Nothing has happened for so long; `look` returns when it last did."""
-
-    async def is_quiet() -> bool:
-        return time.time() - await look() >= seconds
-
-    await until(is_quiet, what)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 
 from funicular.adapters.kube import path_of
 from funicular.api.base import API_VERSION, PLURAL
@@ -17,13 +19,14 @@ from funicular.api.revision import revision_of
 from funicular.api.spec import RoutingPolicySpec
 from funicular.controller.managed import ARGO_TRACKING
 from hack.argocd import ArgoCD
+from hack.argocd.commands import NAMESPACE
 from hack.argocd.customizations import settings
 from hack.demo import policies
-from hack.demo.stack import Stack
+from hack.demo.stack import CHECKOUT, Stack
 from hack.demo.timeline import Seen
-from tests.argocd.delivery import Delivery, as_chart, config_map, delivered
+from tests.argocd.delivery import Delivery, as_chart, as_manifest, config_map, delivered
 from tests.e2e.account import Account
-from tests.integration.stack_fixtures import Scene, manifest, on_stage, revision, until
+from tests.integration.stack_fixtures import Scene, manifest, on_stage, revision
 
 Json = dict[str, Any]
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
@@ -32,6 +35,7 @@ STEPS = ({"share": 50, "minDuration": "1s", "minSamples": 60}, {"share": 100, "m
 LONG_STEPS = ({"share": 20, "minDuration": "15s", "minSamples": 40}, STEPS[1])
 BROKEN = {"error_rate": 0.9, "error_code": 503}
 SOUND = {"error_rate": 0.0}
+EXAMPLES = CHECKOUT / "hack" / "examples" / "argocd"
 IGNORED = ({"group": "routing.funicular.dev", "kind": "RoutingPolicy", "jsonPointers": ["/spec"]},)
 QUIET = 15.0  # seconds without a write to the spec
 
@@ -41,8 +45,13 @@ def argo(installed: Stack, account: Account, tmp_path_factory: pytest.TempPathFa
     """Application controller, repo-server, API server, Redis, and a git repository, beside the node."""
     began = time.time()
     folder = tmp_path_factory.mktemp("argocd")
-    with ArgoCD.start(installed.cluster.kubeconfig, folder, settings=settings()) as running:
+    with ArgoCD.start(installed.cluster.kubeconfig, folder) as running:
         account.say(f"Argo CD is ready after {time.time() - began:.1f} s")
+        before = _argocd_cm(running)
+        running.kubectl("apply", "--server-side", "-f", "-", input=_customizations(running))
+        after = _argocd_cm(running)
+        assert {key: after[key] for key in before} == before, "Argo CD's own settings are not what they were"
+        assert after.keys() - before.keys() == settings().keys()
         yield running
         running.uninstall()
 
@@ -233,7 +242,7 @@ async def test_actions_and_a_human_gate(argo: ArgoCD, installed: Stack, account:
             "Resumed",
             "Aborted",
             "Retried",
-            "StepPassed",
+            "PromotedByHand",
             "Promoted",
         ]
         assert {who for _, who in by} == {"argocd"}
@@ -245,36 +254,47 @@ async def test_actions_and_a_human_gate(argo: ArgoCD, installed: Stack, account:
 async def test_revert_spec_with_the_settings_that_are_documented(
     argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider
 ) -> None:
-    """`onRegression: RevertSpec` and an Application that ignores /spec: restored once, not undone; a commit that changes more
-    than the spec is applied whole, one that changes the spec alone waits for a sync by hand."""
+    """`onRegression: RevertSpec`, with hack/examples/argocd/revert-spec.yaml: restored once and not undone; the next commit
+    brings git's spec back, which is latched, and the next good one ramps."""
+    example = yaml.safe_load((EXAMPLES / "revert-spec.yaml").read_text())["spec"]
     good, bad = (make(installed, "argo-restore", onRegression="RevertSpec") for make in (first, second))
-    _numbered(good, 1)
-    async with delivered(argo, installed, good, ignore=IGNORED) as it:
+    settled = {"ignore": example["ignoreDifferences"], "helm": example["source"]["helm"], "files_of": as_chart}
+    async with delivered(argo, installed, good, **settled) as it:
         stable = revision(good)
         await it.users()
         await it.promoted(stable)
-        rejected = await it.deliver(_numbered(bad, 2))
+        rejected = await it.deliver(bad)
         await it.rejected(rejected)
         await it.scene.wait(lambda seen: seen.status.phase == "Reverted", "the spec is restored")
         restored = time.time()
-        await _quiet(it, QUIET)
+        await it.quiet(QUIET)
         assert not it.recorder.writes_between(restored, time.time())
         assert spec_revision(await it.scene.body()) == stable
         row = await it.health("Healthy", f"revision {rejected} was reverted (errors: ")
         assert row.application.sync == "Synced"
 
+        await it.commit({"templates/other.yaml": config_map("argo-restore-other")})
+        await it.health("Degraded", f"revision {rejected} was rejected: errors: ")
+        await _holds(it, stable, rejected)
+
         await installed.set_faults(broken.name, **SOUND)
-        # Only the spec differs: Argo CD sees no difference, and applies it when it is asked to.
-        waiting = _numbered(changed(bad, "8s"), 2)
-        await it.deliver(waiting)
-        await it.application(lambda app: app.is_at(it.commits[-1]), "the commit is compared")
-        assert spec_revision(await it.scene.body()) == stable
-        await it.sync()
-        await it.promoted(revision(waiting))
-        following = _numbered(changed(bad, "7s"), 3)
-        await it.promoted(await it.deliver(following))
+        await it.promoted(await it.deliver(changed(bad, "9s")))
+        await it.health("Healthy", "is promoted")
         await count_requests(account, it.scene)
         account.timeline("Argo CD: RevertSpec with /spec ignored", it.recorder.table())
+
+
+async def test_where_spec_is_ignored_a_commit_of_nothing_else_waits_for_a_sync(argo: ArgoCD, installed: Stack) -> None:
+    """The limit of those settings, and why every commit is stamped: Argo CD does not see the difference."""
+    policy = first(installed, "argo-unstamped")
+    async with delivered(argo, installed, policy, ignore=IGNORED) as it:
+        await it.application(lambda app: app.is_at(it.commits[0]), "the policy is applied")
+        later = changed(policy, "9s")
+        commit = await it.commit(as_manifest(later))
+        await it.application(lambda app: app.is_at(commit), "the commit is compared")
+        assert spec_revision(await it.scene.body()) == revision(policy)
+        await it.sync()
+        assert spec_revision(await it.scene.body()) == revision(later)
 
 
 async def test_revert_spec_against_self_heal_gives_up_after_one_round(
@@ -289,7 +309,7 @@ async def test_revert_spec_against_self_heal_gives_up_after_one_round(
         rejected = await it.deliver(bad)
         why = await it.rejected(rejected)
         await it.health("Degraded", why.message)
-        await _quiet(it, QUIET)
+        await it.quiet(QUIET)
         writes = it.recorder.writes_between(why.at.timestamp(), time.time())
         account.facts["argocd_spec_writes_of_a_revert_without_settings"] = len(writes)
         account.timeline("Argo CD: RevertSpec without settings", it.recorder.table())
@@ -345,10 +365,21 @@ async def test_who_is_taken_for_git(
         await count_requests(account, scene)
 
 
-def _numbered(policy: Json, commit: int) -> Json:
-    """What a template or a pipeline stamps on every commit."""
-    policy["metadata"]["annotations"] = {"example.com/commit": str(commit)}
-    return policy
+def _customizations(argo: ArgoCD) -> str:
+    """As the chart's argocd/README.md says."""
+    values = "argocd.customizations.enabled=true,argocd.customizations.configMapName=argocd-cm"
+    return argo.helm(
+        *("template", "funicular", str(CHECKOUT / "charts" / "funicular")),
+        *("--show-only", "templates/argocd/customizations.yaml"),
+        *("--set", f"{values},argocd.customizations.configMapNamespace=argocd"),
+    )
+
+
+def _argocd_cm(argo: ArgoCD) -> dict[str, str]:
+    found: dict[str, str] = json.loads(argo.kubectl("get", "configmap", "argocd-cm", "-n", NAMESPACE, "-o", "json"))[
+        "data"
+    ]
+    return found
 
 
 async def _holds(it: Delivery, stable: str, rejected: str) -> None:
@@ -359,15 +390,6 @@ async def _holds(it: Delivery, stable: str, rejected: str) -> None:
     assert (status["phase"], status.get("candidate"), status["stable"]["revision"]) == ("Degraded", None, stable)
     assert (status["traffic"]["revision"], status["traffic"]["share"]["desired"]) == (stable, 0)
     assert ramps_of(body, rejected) == 1
-
-
-async def _quiet(it: Delivery, seconds: float) -> None:
-    """Nobody has written to the spec for so long."""
-
-    async def is_quiet() -> bool:
-        return time.time() - it.recorder.writes[-1].at >= seconds
-
-    await until(is_quiet, f"no write to the spec for {seconds:g} s")
 
 
 async def _exists(stack: Stack, name: str) -> bool:
