@@ -1,9 +1,9 @@
 """Kills process groups when the process that started them is gone, however it went.
 
 Started by `processes.Guard`, as a script, one per owner. The owner writes "+PGID" and "-PGID" lines to stdin; when stdin
-ends, the owner is dead (or has closed it on purpose) and every group still known is killed. Then the control groups that
-the owner named in "/PATH" lines are removed, which works only when the last process in them is gone. It imports nothing
-of ours: it has to start in milliseconds and to outlive everything.
+ends, the owner is dead (or has closed it on purpose) and every group still known is killed, the oldest first. Then the
+control groups that the owner named in "/PATH" lines are removed, which works only when the last process in them is gone.
+It imports nothing of ours: it has to start in milliseconds and to outlive everything.
 """
 
 import os
@@ -17,7 +17,7 @@ PATIENCE = 10.0
 def main() -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    groups: set[int] = set()
+    groups: dict[int, None] = {}
     cgroups: list[str] = []
     for line in sys.stdin:
         if line[0] == "/":
@@ -25,9 +25,9 @@ def main() -> None:
             continue
         number = int(line[1:])
         if line[0] == "+":
-            groups.add(number)
+            groups[number] = None
         else:
-            groups.discard(number)
+            groups.pop(number, None)
     for group in groups:
         try:
             os.killpg(group, signal.SIGKILL)

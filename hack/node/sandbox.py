@@ -42,6 +42,8 @@ ip address add {node_ip}/{length} dev eth0
 ip link set eth0 up
 ip route add default via {host_ip}
 sysctl -qw net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1
+# A dead part's connection to a dead pod would keep the network, and the interface on the host, for a minute more.
+sysctl -qw net.ipv4.tcp_orphan_retries=1
 # What no Service rule has taken is refused at once. It would go round between this and the host, and the kernel would
 # remember that connection without the rule that comes a second later: its client would wait for half a minute.
 for chain in FORWARD OUTPUT; do

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dnslib
 import httpx
@@ -231,16 +232,18 @@ class Remains:
     def __init__(self, folder: Path, node_ip: str) -> None:
         self._folder = str(folder)
         self._network = node_ip.rsplit(".", 2)[0] + "."
-        kubelet = next(it for it in self._named() if it.name() == "kubelet")
-        self._namespace = Path(f"/proc/{kubelet.pid}/ns/pid").readlink()
-        groups = (cgroups_of(it.pid) for it in psutil.process_iter() if self._is_in_namespace(it.ppid()))
-        self._cgroup = next(name for text in groups for name in re.findall(r"/(funicular-node-\d+)/", text))
+        kubelet = next(it for it in processes() if it["name"] == "kubelet" and self._names_folder(it))
+        self._namespace = namespace_of(kubelet["pid"])
+        contained = (it for it in processes() if namespace_of(it["ppid"]) == self._namespace)
+        self._cgroup = next(
+            name for it in contained for name in re.findall(r"/(funicular-node-\d+)/", cgroups_of(it["pid"]))
+        )
 
     def found(self) -> dict[str, list[str]]:
         return {
-            "parts": [it.name() for it in self._named()],
-            "processes": [it.name() for it in psutil.process_iter() if self._is_in_namespace(it.pid)],
-            "containers": [it.name() for it in psutil.process_iter() if f"/{self._cgroup}/" in cgroups_of(it.pid)],
+            "parts": [it["name"] for it in processes() if self._names_folder(it)],
+            "processes": [it["name"] for it in processes() if namespace_of(it["pid"]) == self._namespace],
+            "containers": [it["name"] for it in processes() if f"/{self._cgroup}/" in cgroups_of(it["pid"])],
             "cgroups": [str(it) for it in Path("/sys/fs/cgroup").glob(f"**/{self._cgroup}")],
             "interfaces": [
                 name
@@ -250,16 +253,20 @@ class Remains:
             "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if self._folder in line],
         }
 
-    def _named(self) -> list[psutil.Process]:
-        """Those that were started with the node's folder on their command line."""
-        listed = psutil.process_iter(["cmdline"])
-        return [it for it in listed if any(self._folder in word for word in it.info["cmdline"] or ())]
+    def _names_folder(self, process: dict[str, Any]) -> bool:
+        return any(self._folder in word for word in process["cmdline"] or ())
 
-    def _is_in_namespace(self, pid: int) -> bool:
-        try:
-            return Path(f"/proc/{pid}/ns/pid").readlink() == self._namespace
-        except FileNotFoundError:
-            return False
+
+def processes() -> list[dict[str, Any]]:
+    return [it.info for it in psutil.process_iter(["pid", "ppid", "name", "cmdline"])]
+
+
+def namespace_of(pid: int) -> Path | None:
+    """None: it ended, or it is none of ours."""
+    try:
+        return Path(f"/proc/{pid}/ns/pid").readlink()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
 
 
 def cgroups_of(pid: int) -> str:
