@@ -15,7 +15,8 @@ class OperatorSettings:
     pod_name: str = ""
     pod_namespace: str = "default"
     pod_ip: str = "127.0.0.1"
-    namespaces: str = ""  # comma-separated; empty: all
+    namespaces: str = ""  # whose policies and gateway pods are looked at; comma-separated; empty: all
+    gateway_namespaces: str = ""  # whose gateway pods may serve other namespaces; comma-separated; empty: the own one
     report_port: int = 8085
     metrics_port: int = 8086  # /metrics, /healthz, /readyz
     lease_seconds: float = 15.0
@@ -35,7 +36,7 @@ class AgentSettings:
     pod_ip: str = "127.0.0.1"
     pod_labels_file: str = ""  # the downward API's labels file: key="value" lines
     operator_namespace: str = "default"  # where the Lease lies
-    namespaces: str = ""  # comma-separated; empty: all
+    namespaces: str = ""  # whose policies are served besides the own namespace's; comma-separated; "*": all
     config_dir: str = "/run/funicular"  # Envoy's files; written here, read by Envoy
     gateway_port: int = 8080  # applications
     agent_port: int = 8081  # /metrics, /healthz, /readyz, feedback (from Envoy)
@@ -48,7 +49,9 @@ class AgentSettings:
     ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # whom Envoy trusts behind https URLs of candidates
     body_limit: int = 8 << 20
     concurrency: int = 1
-    drain_seconds: float = 25.0  # the longest wait for open requests, preStop hook included; below the pod's grace period
+    drain_seconds: float = (
+        25.0  # the longest wait for open requests, preStop hook included; below the pod's grace period
+    )
     log_level: str = "INFO"
 
 

@@ -137,12 +137,12 @@ class Api:
     # --- objects ------------------------------------------------------------------------------------------------------
     async def policy(self, name: str, traffic: Any, *, uid: str = "", namespace: str = "default") -> None:
         meta = {"name": name, "namespace": namespace, "uid": uid or f"uid-{name}"}
-        await self.put(
-            "/apis/routing.funicular.dev/v1alpha1/routingpolicies", {"metadata": meta, "status": {"traffic": traffic}}
-        )
+        for path in _policy_paths(namespace):
+            await self.put(path, {"metadata": meta, "status": {"traffic": traffic}})
 
     async def no_policy(self, name: str, namespace: str = "default") -> None:
-        await self.remove("/apis/routing.funicular.dev/v1alpha1/routingpolicies", f"{namespace}/{name}")
+        for path in _policy_paths(namespace):
+            await self.remove(path, f"{namespace}/{name}")
 
     async def secret(self, name: str, namespace: str = "default", **values: str) -> None:
         data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
@@ -160,6 +160,11 @@ class Api:
             "/apis/coordination.k8s.io/v1/namespaces/default/leases",
             {"metadata": meta, "spec": {"holderIdentity": holder}},
         )
+
+
+def _policy_paths(namespace: str) -> tuple[str, str]:
+    group = "/apis/routing.funicular.dev/v1alpha1"
+    return f"{group}/routingpolicies", f"{group}/namespaces/{namespace}/routingpolicies"
 
 
 class Operator:

@@ -138,6 +138,30 @@ async def test_no_request_fails_while_policies_come_change_and_go(gateway: World
     await eventually(lambda: b"extra-" not in config.read_bytes())
 
 
+@pytest.mark.parametrize(
+    ("namespaces", "served"),
+    [
+        pytest.param("", {"own"}, id="its own"),
+        pytest.param("shop", {"own", "shops"}, id="its own and the one that is named"),
+        pytest.param("*", {"own", "shops", "others"}, id="all"),
+    ],
+)
+async def test_a_gateway_serves_the_policies_of_its_namespaces_alone(
+    gateway: World, session: aiohttp.ClientSession, namespaces: str, served: set[str]
+) -> None:
+    gateway.with_real_compiler()
+    gateway.environment["FUNICULAR_NAMESPACES"] = namespaces
+    for name, namespace in (("own", "default"), ("shops", "shop"), ("others", "other")):
+        await gateway.api.policy(name, gateway.traffic(name), namespace=namespace)
+    await gateway.start_agent()
+    await gateway.ready()
+    for name in served:
+        await gateway.acked(name, 1)
+    assert gateway.operator.acks.keys() == {f"uid-{name}" for name in served}
+    found = {name for name in ("own", "shops", "others") if (await gateway.ask(session, name))[0] == 200}
+    assert found == served
+
+
 async def test_a_burst_of_changes_ends_with_the_last_one(gateway: World, session: aiohttp.ClientSession) -> None:
     await start(gateway, "a")
     for version in range(2, 202):

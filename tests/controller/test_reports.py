@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from funicular.api.report import AUDIENCE, REPORT_PATH, Report
+from funicular.api.tenancy import SERVES
 from funicular.controller.reports import ReportBook
 from funicular.controller.reportserver import ReportServer, Tokens
 from funicular.controller.store import ClusterStore
@@ -24,7 +25,7 @@ class World:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.woken: list[str] = []
-        self.store = ClusterStore(lambda key: None)
+        self.store = ClusterStore(lambda key: None, gateway_namespaces={"gw"})
         self.versions = 0
         self.traffic(1)
         self.store.see_pods("RESYNC", [pod("a"), pod("b"), pod("stranger", labels={"app": "other"})])
@@ -43,7 +44,7 @@ class World:
 
     @property
     def facts(self) -> tuple[int, int, Any, tuple[str, ...]]:
-        found = self.book.ack_facts("u1", 1, self.store.gateways_for({"app": "gw"}))
+        found = self.book.ack_facts("u1", 1, self.store.gateways_for("shop", {"app": "gw"}))
         return found.ready, found.acked, found.acked_at, found.errors
 
 
@@ -60,8 +61,35 @@ def test_an_unknown_session_must_tell_everything_first(world: World) -> None:
     assert world.say("a", session="restarted") is True
 
 
+def of_namespace(namespace: str, **more: Any) -> Report:
+    return Report(pod="evil", namespace=namespace, uid="uid-evil", session="s", full=True, **more)
+
+
+def test_a_pod_of_another_namespace_confirms_nothing_wakes_nobody_and_is_not_kept(world: World) -> None:
+    """Else it fakes the acknowledgement of a share that no gateway has, or a burn that reverts a good ramp."""
+    world.store.see_pods("ADDED", pod("evil", namespace="evil", annotations={SERVES: "*"}))
+    said: Json = {"acks": {"u1": {"version": 1, "error": "no"}, "u9": {"version": 1}}, "counts": burning()}
+    assert world.book.take(of_namespace("evil", **said)) is False
+    assert world.facts == (2, 0, None, ())
+    assert world.woken == []
+    assert world.book.alarm("u1") is None
+    assert world.book.pooled("u1") is None
+    world.store.see_pods("ADDED", pod("evil", namespace="shop"))
+    assert world.book.take(of_namespace("shop", **said)) is False
+    assert world.book.alarm("u1") is not None, "the same of a pod in the policy's own namespace"
+    assert world.facts[2:] == (None, ("shop/evil: no",))
+
+
+def test_a_trusted_pod_that_names_other_namespaces_confirms_nothing_here(world: World) -> None:
+    world.store.see_pods("MODIFIED", pod("b", annotations={SERVES: "other"}))
+    world.say("b", full=True, acks={"u1": {"version": 1}})
+    assert world.facts == (1, 0, None, ())
+    world.say("a", full=True, acks={"u1": {"version": 1}})
+    assert world.facts == (1, 1, world.clock.now(), ())
+
+
 def test_a_new_leader_knows_whom_it_has_not_heard_yet(world: World) -> None:
-    gateways = world.store.gateways_for({"app": "gw"})
+    gateways = world.store.gateways_for("shop", {"app": "gw"})
     assert not world.book.has_heard_of(gateways)
     world.say("a", full=True)
     world.say("b")

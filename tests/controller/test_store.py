@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from funicular.api.tenancy import SERVES
 from funicular.controller.feeds import reason_of
 from funicular.controller.store import ClusterStore
 
@@ -30,7 +31,14 @@ def policy(name: str = "chat", version: int = 1, uid: str = "u1", model: str = "
 
 def pod(name: str, ready: bool = True, labels: Json | None = None, **meta: Any) -> Json:
     return {
-        "metadata": {"namespace": "gw", "name": name, "uid": f"uid-{name}", "labels": labels or {"app": "gw"}, **meta},
+        "metadata": {
+            "namespace": "gw",
+            "name": name,
+            "uid": f"uid-{name}",
+            "labels": labels or {"app": "gw"},
+            "annotations": {SERVES: "shop"},
+            **meta,
+        },
         "status": {"conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
     }
 
@@ -41,7 +49,10 @@ class Woken:
         self.seen: list[tuple[str, Json | None]] = []
         self.gone: list[tuple[str, str]] = []
         self.store = ClusterStore(
-            self.keys.append, lambda k, b: self.seen.append((k, b)), lambda ns, n: self.gone.append((ns, n))
+            self.keys.append,
+            lambda k, b: self.seen.append((k, b)),
+            lambda ns, n: self.gone.append((ns, n)),
+            gateway_namespaces={"gw"},
         )
 
     def take(self) -> list[str]:
@@ -125,9 +136,64 @@ def test_who_shares_an_endpoint_looks_again_when_the_other_goes(woken: Woken) ->
 def test_gateways_are_those_whose_labels_carry_the_selectors(woken: Woken) -> None:
     woken.store.see_pods("RESYNC", [pod("a"), pod("b", ready=False), pod("c", labels={"app": "x"})])
     woken.store.see_pods("ADDED", pod("d", deletionTimestamp="2026-01-01T00:00:00Z"))
-    assert [p.name for p in woken.store.gateways_for({"app": "gw"})] == ["a"]
-    assert [p.name for p in woken.store.gateways_for({"app": "gw"}, ready_only=False)] == ["a", "b", "d"]
-    assert woken.store.gateways_for({}) == []
+    assert [p.name for p in woken.store.gateways_for("shop", {"app": "gw"})] == ["a"]
+    assert [p.name for p in woken.store.gateways_for("shop", {"app": "gw"}, ready_only=False)] == ["a", "b", "d"]
+    assert woken.store.gateways_for("shop", {}) == []
+
+
+def names(store: ClusterStore, namespace: str = "shop") -> list[str]:
+    return [p.key for p in store.gateways_for(namespace, {"app": "gw"})]
+
+
+def test_a_pod_of_another_namespace_does_not_count_whatever_it_says(woken: Woken) -> None:
+    """Else whoever may make a pod in namespace A stalls every ramp of namespace B: it is ready and never confirms."""
+    woken.store.see_pods("RESYNC", [pod("a"), pod("evil", namespace="evil", annotations={SERVES: "shop,*"})])
+    assert names(woken.store) == ["gw/a"]
+    assert names(woken.store, "evil") == ["evil/evil"], "in its own namespace it is a gateway"
+
+
+def test_a_trusted_pod_counts_for_the_namespaces_that_it_names(woken: Woken) -> None:
+    said = {"b": {SERVES: "other"}, "c": {SERVES: "*"}, "d": {}}
+    pods = [pod("a"), *(pod(name, annotations=annotations) for name, annotations in said.items())]
+    woken.store.see_pods("RESYNC", pods)
+    assert names(woken.store) == ["gw/a", "gw/c"]
+    assert names(woken.store, "other") == ["gw/b", "gw/c"]
+    assert names(woken.store, "gw") == ["gw/a", "gw/b", "gw/c", "gw/d"]
+
+
+def test_only_policies_that_a_pod_counts_for_look_again(woken: Woken) -> None:
+    woken.store.see("ADDED", policy())
+    woken.take()
+    woken.store.see_pods("RESYNC", [pod("a", annotations={SERVES: "other"})])
+    woken.store.see_pods("ADDED", pod("evil", namespace="evil", annotations={SERVES: "*"}))
+    assert woken.take() == []
+    woken.store.see_pods("MODIFIED", pod("a"))
+    assert woken.take() == ["shop/chat"], "it serves the namespace now"
+    woken.store.see_pods("RESYNC", [pod("a", labels={"app": "x"})])
+    assert woken.take() == ["shop/chat"], "it is theirs no more"
+
+
+@pytest.mark.parametrize(
+    ("pods", "meets"),
+    [
+        pytest.param([], False, id="no gateway, no conflict"),
+        pytest.param([pod("own", namespace="shop"), pod("evil", namespace="evil")], False, id="one each"),
+        pytest.param([pod("evil", namespace="evil", annotations={SERVES: "*"})], False, id="one that claims both"),
+        pytest.param([pod("one"), pod("two", annotations={SERVES: "evil"})], False, id="trusted, and one each"),
+        pytest.param([pod("both", annotations={SERVES: "shop,evil"})], True, id="one that serves both"),
+        pytest.param([pod("both", annotations={SERVES: "*"}, labels={"app": "x"})], False, id="not selected"),
+    ],
+)
+def test_policies_of_two_namespaces_meet_only_on_a_pod_that_serves_both(
+    woken: Woken, pods: list[Json], meets: bool
+) -> None:
+    """Else a policy in namespace A takes the endpoint's name from namespace B by being older."""
+    woken.store.see("ADDED", policy("mine", 1, "u1", metadata={"namespace": "evil"}))
+    woken.store.see_pods("RESYNC", pods)
+    (claim,) = woken.store.claims("chat")
+    assert woken.store.can_meet("shop", {"app": "gw"}, claim) is meets
+    assert woken.store.can_meet("evil", {"app": "gw"}, claim) is True, "in one namespace the selectors decide"
+    assert woken.store.can_meet("evil", {"app": "x"}, claim) is False
 
 
 def test_a_gateway_that_changes_queues_the_policies_that_select_it(woken: Woken) -> None:

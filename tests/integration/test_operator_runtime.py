@@ -255,7 +255,7 @@ async def test_a_report_is_believed_with_the_pods_own_token_only(
         assert await report(pods[0], await bound_token(kube, namespace, pods[0], "somebody-else")) == 401
         assert await report(pods[0], "nonsense") == 401
         gateways = running.recorder.ports.store.gateways_for(
-            {"app.kubernetes.io/component": "gateway"}, ready_only=False
+            namespace, {"app.kubernetes.io/component": "gateway"}, ready_only=False
         )
         facts = running.recorder.ports.reports.ack_facts(uid, 1, gateways)
         assert (facts.ready, facts.acked) == (2, 1)

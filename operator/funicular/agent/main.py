@@ -43,6 +43,7 @@ from funicular.agent.server import AgentServer
 from funicular.agent.watch import watch_for_ever
 from funicular.api.base import API_VERSION, PLURAL
 from funicular.api.report import Ack
+from funicular.api.tenancy import EVERY, served
 from funicular.errors import UserMustFix
 from funicular.settings import AgentSettings, agent_settings
 
@@ -95,7 +96,7 @@ class Agent:
         )
         self._uids: dict[PolicyKey, str] = {}
         self._changed_at: dict[PolicyKey, float] = {}
-        self._unlisted = set(filter(None, settings.namespaces.replace(" ", "").split(","))) or {""}
+        self._unlisted = {"" if name == EVERY else name for name in served(settings.pod_namespace, settings.namespaces)}
         self._synced = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._to_begin: set[PolicyKey] = set()

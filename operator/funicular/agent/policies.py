@@ -67,7 +67,7 @@ class Policies:
         """All there is in `namespace` (empty: everywhere). Returns the keys whose record changed, came or went."""
         seen: set[PolicyKey] = set()
         changed: set[PolicyKey] = set()
-        for item in objects:
+        for item in sorted(objects, key=_age):  # who came first has the endpoint
             key = _key(item)
             seen.add(key)
             changed |= self.put(item)
@@ -162,6 +162,10 @@ class Policies:
         self._owners[compiled.model] = record.key
         record.error, record.traffic, record.compiled = None, traffic, compiled
         return changed | {record.key}
+
+
+def _age(item: Json) -> tuple[str, PolicyKey]:
+    return str(item["metadata"].get("creationTimestamp", "")), _key(item)
 
 
 def _key(item: Json) -> PolicyKey:

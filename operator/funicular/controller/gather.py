@@ -62,7 +62,7 @@ class Gatherer:
 
     def _gateways(self, metadata: Metadata, status: Status, spec: RoutingPolicySpec | None) -> Any:
         selector = status.traffic.selector if status.traffic else spec.gateway.selector.match_labels if spec else {}
-        pods = self.ports.store.gateways_for(selector) if selector else ()
+        pods = self.ports.store.gateways_for(metadata.namespace, selector) if selector else ()
         return self.ports.reports.ack_facts(metadata.uid, status.traffic.version if status.traffic else 0, pods)
 
     def _classifier(self, metadata: Metadata, spec: RoutingPolicySpec | None) -> WorkloadFacts:
@@ -94,14 +94,14 @@ class Gatherer:
         return []
 
     def _conflict(self, metadata: Metadata, spec: RoutingPolicySpec | None) -> str | None:
-        """An older policy for the same endpoint whose gateways can be the same pods."""
+        """An older policy for the same endpoint that the same gateway pod can serve."""
         if spec is None:
             return None
         selector = spec.gateway.selector.match_labels
         for claim in self.ports.store.claims(spec.endpoint.model):
             if claim.uid == metadata.uid:
                 return None
-            if all(selector.get(k, v) == v for k, v in claim.selector.items()):
+            if self.ports.store.can_meet(metadata.namespace, selector, claim):
                 return claim.key
         return None
 

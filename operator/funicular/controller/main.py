@@ -29,7 +29,7 @@ from funicular.adapters.prometheus import PrometheusClients
 from funicular.adapters.prometheus_access import AccessResolver
 from funicular.adapters.secrets import Secrets
 from funicular.adapters.workloads import Classifiers
-from funicular.api.base import GATEWAY_LABEL
+from funicular.api.tenancy import named
 from funicular.controller.evaluator import BackgroundEvaluator
 from funicular.controller.feeds import Feeds
 from funicular.controller.lease import STOP_SECONDS, Elector, LeaseFence
@@ -147,7 +147,13 @@ class _Term:
         self._namespaces = [n.strip() for n in settings.namespaces.split(",") if n.strip()]
         self.queue = WorkQueue(clock, workers=settings.workers, observer=operator.telemetry)
         self._workloads = Classifiers(kube)
-        self.store = ClusterStore(self.queue.add, self._listen, self._workloads.vanished, self._gone)
+        self.store = ClusterStore(
+            self.queue.add,
+            self._listen,
+            self._workloads.vanished,
+            self._gone,
+            gateway_namespaces=named(settings.gateway_namespaces) or {settings.pod_namespace},
+        )
         self.book = ReportBook(self.store, self._wake, clock, fast_burn)
         self._clients = PrometheusClients(AccessResolver(Secrets(kube)), observe=operator.telemetry.query_failed)
         self.evaluator = BackgroundEvaluator(
@@ -214,7 +220,7 @@ class _Term:
         """A new leader knows of no confirmation: if it judged at once, every policy would lose its Ready for a moment."""
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARING_SECONDS):
-                while not self.book.has_heard_of(self.store.gateways_for({GATEWAY_LABEL: "true"})):  # noqa: ASYNC110
+                while not self.book.has_heard_of(self.store.gateways()):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
 
     async def _end(self, kopf: KopfThread) -> None:

@@ -1,7 +1,8 @@
 """What the agents said, and what follows from it at once: acknowledgements and the fast-burn guard. No I/O.
 
 reportserver.py hands reports in, reconciles read facts out. Nothing is stored: a new leader starts empty and asks every
-agent for a full report. Only gateway pods that a policy selects count for it, whatever others may claim.
+agent for a full report. Only gateway pods that may serve a policy's namespace and that it selects count for it, whatever
+others may claim; what a pod says of policies that it can never serve is not even kept.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ class World(Protocol):
 
     def key_of(self, uid: str) -> str | None: ...
 
-    def gateways_for(self, selector: Mapping[str, str], *, ready_only: bool = True) -> Sequence[GatewayPod]: ...
+    def gateways_for(
+        self, namespace: str, selector: Mapping[str, str], *, ready_only: bool = True
+    ) -> Sequence[GatewayPod]: ...
+
+    def may_confirm(self, namespace: str, uid: str) -> bool: ...
 
     def is_gateway(self, key: str, uid: str) -> bool: ...
 
@@ -78,6 +83,7 @@ class ReportBook:
             known = pod.acks if pod is not None else {}
             pod = self._pods[at] = _Pod(report.session, now, acks=known)
         pod.seen = now
+        report = self._believed(report)
         for uid in self._merge_acks(pod, report, now):
             if (key := self._world.key_of(uid)) is not None:
                 self._wake(key)
@@ -86,6 +92,20 @@ class ReportBook:
         for uid in changed:
             self._guard(uid, now)
         return False
+
+    def _believed(self, report: Report) -> Report:
+        """Without what concerns policies of namespaces that a pod of this one never serves."""
+        strange = {
+            uid
+            for uid in report.acks.keys() | report.counts.keys()
+            if not self._world.may_confirm(report.namespace, uid)
+        }
+        if not strange:
+            return report
+        acks, counts = (
+            {uid: said for uid, said in every.items() if uid not in strange} for every in (report.acks, report.counts)
+        )
+        return report.model_copy(update={"acks": acks, "counts": counts})
 
     @staticmethod
     def _merge_acks(pod: _Pod, report: Report, now: datetime) -> Iterable[str]:
@@ -126,7 +146,7 @@ class ReportBook:
         if now is None or not now.ramping:
             return None
         found = []
-        for gateway in self._world.gateways_for(now.selector, ready_only=False):
+        for gateway in self._world.gateways_for(now.namespace, now.selector, ready_only=False):
             pod = self._pods.get((gateway.key, gateway.uid))
             counts = pod.counts.get(uid) if pod else None
             if counts is not None and counts.version == now.version and counts.revision == now.revision:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from funicular.api.base import KIND
+from funicular.api.tenancy import SERVES, named, reaches
 from funicular.api.traffic import WHOLE
 from funicular.controller.wiring import Claim, GatewayPod
 from funicular.rollout.observation import WorkloadFacts
@@ -30,6 +31,7 @@ class Current:
 
     key: str
     uid: str
+    namespace: str
     version: int
     revision: str
     ramping: bool
@@ -53,6 +55,7 @@ class ClusterStore:
 
     `requeue(key)` is called for keys whose surroundings changed; `listen(key, body)` for every policy seen or gone;
     `workload_gone(namespace, name)` when a classifier's Deployment was deleted, by whomever; `policy_gone(uid)`.
+    `gateway_namespaces`: whose pods are believed that they serve other namespaces.
     """
 
     def __init__(
@@ -61,7 +64,10 @@ class ClusterStore:
         listen: PolicyListener = lambda key, body: None,
         workload_gone: Callable[[str, str], None] = lambda namespace, name: None,
         policy_gone: Callable[[str], None] = lambda uid: None,
+        *,
+        gateway_namespaces: Iterable[str] = (),
     ) -> None:
+        self._trusted = frozenset(gateway_namespaces)
         self._requeue = requeue
         self._listen = listen
         self._workload_gone = workload_gone
@@ -93,8 +99,32 @@ class ClusterStore:
         claims = [self._policies[key].claim for key in self._by_model.get(model, ())]
         return sorted(claims, key=lambda c: (c.created, not c.served, c.key))  # created: whole seconds
 
-    def gateways_for(self, selector: Mapping[str, str], *, ready_only: bool = True) -> Sequence[GatewayPod]:
-        return [p for p in self._pods.values() if (p.ready or not ready_only) and _matches(selector, p.labels)]
+    def gateways_for(
+        self, namespace: str, selector: Mapping[str, str], *, ready_only: bool = True
+    ) -> Sequence[GatewayPod]:
+        pods = self._pods.values()
+        return [p for p in pods if (p.ready or not ready_only) and self._counts(p, namespace, selector)]
+
+    def gateways(self) -> Sequence[GatewayPod]:
+        """All that are ready."""
+        return [p for p in self._pods.values() if p.ready]
+
+    def can_meet(self, namespace: str, selector: Mapping[str, str], claim: Claim) -> bool:
+        """In one namespace: if some pod could carry both selectors; else only on a pod that is there and serves both."""
+        if namespace == claim.namespace:
+            return all(selector.get(k, v) == v for k, v in claim.selector.items())
+        return any(
+            self._counts(pod, namespace, selector) and self._counts(pod, claim.namespace, claim.selector)
+            for pod in self._pods.values()
+        )
+
+    def may_confirm(self, namespace: str, uid: str) -> bool:
+        """Whether a pod of this namespace can ever count for this policy."""
+        now = self.current(uid)
+        return now is not None and (namespace == now.namespace or namespace in self._trusted)
+
+    def _counts(self, pod: GatewayPod, namespace: str, selector: Mapping[str, str]) -> bool:
+        return reaches(pod.namespace, pod.serves, namespace, self._trusted) and _matches(selector, pod.labels)
 
     def is_gateway(self, key: str, uid: str) -> bool:
         pod = self._pods.get(key)
@@ -188,7 +218,7 @@ class ClusterStore:
         if kind == "RESYNC":
             pods = {p.key: p for p in map(gateway_pod, found)}
             changed = [p for k, p in pods.items() if self._pods.get(k) != p]
-            changed += [p for k, p in self._pods.items() if k not in pods]
+            changed += [p for k, p in self._pods.items() if pods.get(k) != p]
             self._pods = pods
             self.mark_synced("pods")
         else:
@@ -200,11 +230,11 @@ class ClusterStore:
         self._requeue_around(changed)
 
     def _requeue_around(self, pods: Iterable[GatewayPod]) -> None:
-        labels = {frozenset(p.labels.items()) for p in pods}
-        for some in labels:
-            there = dict(some)
+        kinds = {(p.namespace, p.serves, frozenset(p.labels.items())): p for p in pods}  # of a rollout: one or two
+        for pod in kinds.values():
             for key, policy in self._policies.items():
-                if _matches(policy.current.selector, there) or _matches(policy.claim.selector, there):
+                selectors = (policy.current.selector, policy.claim.selector)
+                if any(self._counts(pod, policy.claim.namespace, selector) for selector in selectors):
                     self._requeue(key)
 
     # --- classifiers ---------------------------------------------------------------------------------------------
@@ -276,6 +306,7 @@ def _claim(key: str, body: Json) -> Claim:
         model=((body.get("spec") or {}).get("endpoint") or {}).get("model", ""),
         selector=_selector(body),
         terminating="deletionTimestamp" in meta,
+        namespace=meta["namespace"],
         served="traffic" in (body.get("status") or {}),
     )
 
@@ -285,6 +316,7 @@ def _current(key: str, body: Json) -> Current:
     return Current(
         key=key,
         uid=body["metadata"]["uid"],
+        namespace=body["metadata"]["namespace"],
         version=traffic.get("version", 0),
         revision=traffic.get("revision", ""),
         ramping=bool(traffic.get("candidate")),
@@ -303,6 +335,7 @@ def gateway_pod(body: Json) -> GatewayPod:
         meta["uid"],
         meta.get("labels") or {},
         ready=ready and "deletionTimestamp" not in meta,
+        serves=named((meta.get("annotations") or {}).get(SERVES)),
     )
 
 

@@ -31,13 +31,14 @@ class NotLeader(RetryLater):
 
 @dataclass(frozen=True, slots=True)
 class GatewayPod:
-    """A pod with the gateway label. ready: Ready, and not about to end."""
+    """A pod with the gateway label. ready: Ready, and not about to end. serves: what it says, see api/tenancy.py."""
 
     namespace: str
     name: str
     uid: str
     labels: Mapping[str, str]
     ready: bool
+    serves: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
@@ -54,6 +55,7 @@ class Claim:
     model: str
     selector: Mapping[str, str]
     terminating: bool = False
+    namespace: str = ""
     served: bool = False  # its traffic is known to the gateways: nobody of the same second takes the endpoint from it
 
 
@@ -83,8 +85,13 @@ class Store(Protocol):
     def claims(self, model: str) -> Sequence[Claim]:
         """All policies for one endpoint, oldest first (created, then key)."""
 
-    def gateways_for(self, selector: Mapping[str, str], *, ready_only: bool = True) -> Sequence[GatewayPod]:
-        """Gateway pods in any namespace whose labels carry all of the selector's."""
+    def gateways_for(
+        self, namespace: str, selector: Mapping[str, str], *, ready_only: bool = True
+    ) -> Sequence[GatewayPod]:
+        """Gateway pods that may serve this namespace and whose labels carry all of the selector's."""
+
+    def can_meet(self, namespace: str, selector: Mapping[str, str], claim: Claim) -> bool:
+        """Whether a policy of this namespace and selector and the claim's policy may be served by the same pod."""
 
     def workload(self, namespace: str, name: str) -> WorkloadFacts | None:
         """A classifier's Deployment; None: it has not been seen (yet)."""

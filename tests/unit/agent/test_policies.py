@@ -133,6 +133,14 @@ def test_a_policy_made_anew_under_its_name_is_another(store: Policies) -> None:
     assert store.records["n", "a"].version == 1
 
 
+def test_who_came_first_has_the_endpoint_however_the_list_is_sorted(store: Policies) -> None:
+    first, second = policy("z", traffic()), policy("a", traffic())
+    first["metadata"]["creationTimestamp"], second["metadata"]["creationTimestamp"] = "2026-01-01", "2026-01-02"
+    store.resync([second, first])
+    assert store.records["n", "z"].error is None
+    assert "served by policy n/z" in (store.records["n", "a"].error or "")
+
+
 def test_new_labels_of_the_pod_select_anew(store: Policies) -> None:
     store.put(policy("a", traffic(selector={"app": "other"})))
     assert store.relabel({"app": "other"}) == {("n", "a")}
