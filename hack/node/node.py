@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import json
 import re
 import shutil
@@ -85,8 +86,7 @@ class Node(Surface):
             raise ClusterError(f"{options.name!r} cannot be a node's name: lower-case letters, digits and dashes")
         self.options = options
         self._report = report
-        self._slot: slots.Slot | None = None
-        self._guard: Guard | None = None
+        self._open = contextlib.ExitStack()
         self._sandbox: Sandbox | None = None
         self._layout = NodeLayout(options.name, self.folder, 0)
 
@@ -195,21 +195,8 @@ class Node(Surface):
     def stop(self) -> None:
         """End the node with everything on it and remove its data; logs stay. Safe to call twice and half started."""
         atexit.unregister(self.stop)
-        if self._sandbox is not None:
-            self._sandbox.close()
-            self._sandbox = None
-        for component in self._components.values():
-            component.request_stop()
-        for component in self._components.values():
-            component.finish()
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
-        if self._slot is not None:
-            state.remove(self.folder)
-            wipe(self.folder)
-            self._slot.release()
-            self._slot = None
+        self._sandbox = None
+        self._open.close()
 
     # --- images and containers ----------------------------------------------------------------------------------------
     def load_image(self, archive: Path) -> None:
@@ -233,9 +220,13 @@ class Node(Surface):
     # --- starting -----------------------------------------------------------------------------------------------------
     def _prepare(self, programs: packages.Programs) -> None:
         """Everything that the parts find when they start, and the place they start in."""
-        self._slot = _free_slot(self.options.name, self.folder)
-        self._layout = layout = NodeLayout(self.options.name, self.folder, self._slot.number)
-        self._guard = Guard()
+        slot = _free_slot(self.options.name, self.folder)
+        self._open.callback(slot.release)
+        self._layout = layout = NodeLayout(self.options.name, self.folder, slot.number)
+        guard = Guard()
+        self._open.callback(wipe, self.folder)
+        self._open.callback(state.remove, self.folder)
+        self._open.callback(guard.close)
         wipe(self.folder)
         shutil.rmtree(layout.logs, ignore_errors=True)
         (layout.logs / "pods").mkdir(mode=0o700, parents=True)
@@ -253,17 +244,26 @@ class Node(Surface):
             "prometheus.yaml": controlplane.prometheus_config(layout.control_plane, options),
         }.items():
             (self.folder / name).write_text(text)
-        self._sandbox = Sandbox(layout, self._guard, programs.environment)
+        self._open.callback(self._end_components)
+        self._sandbox = Sandbox(layout, guard, programs.environment)
+        self._open.callback(self._sandbox.close)
         self._sandbox.open(self._binaries["catatonit"])
         for part in self.options.inside:
             command = _COMMANDS[part](self._binaries[part], layout)
             log = layout.logs / f"{part}.log"
-            self._components[part] = Inside(part, command, log, self._guard, self._sandbox)
+            self._components[part] = Inside(part, command, log, guard, self._sandbox)
         if self.options.prometheus:
             command = controlplane.prometheus(self._binaries["prometheus"], layout.control_plane, options)
             log = layout.logs / "prometheus.log"
-            self._components["prometheus"] = Component("prometheus", command, log, self._guard, cwd=self.folder)
+            self._components["prometheus"] = Component("prometheus", command, log, guard, cwd=self.folder)
         self._ready = self._readiness()
+
+    def _end_components(self) -> None:
+        """Prometheus; and nsenter's remains of what ended with the sandbox."""
+        for component in self._components.values():
+            component.request_stop()
+        for component in self._components.values():
+            component.finish()
 
     def _start_parts(self) -> None:
         """The runtime imports images while the control plane comes up; pods begin when both are there."""
@@ -272,27 +272,29 @@ class Node(Surface):
         for part in first:
             self._components[part].start()
         self._record(ready=False)
-        with ThreadPoolExecutor(max_workers=1) as importer:
-            own, given = self._import_images(importer)
-            self.wait_until_ready("kube-apiserver")
-            for name, component in self._components.items():
-                if name not in (*first, "kube-router"):
-                    component.start()
+        importer = ThreadPoolExecutor(max_workers=1)
+        # An interrupted start does not wait for it: what it runs ends with the sandbox.
+        self._open.callback(importer.shutdown, wait=False, cancel_futures=True)
+        own, given = self._import_images(importer)
+        self.wait_until_ready("kube-apiserver")
+        for name, component in self._components.items():
+            if name not in (*first, "kube-router"):
+                component.start()
+        self._record(ready=False)
+        self.wait_until_ready("kube-controller-manager")
+        own.result()
+        for add_on in self.options.add_ons:
+            self.apply(Template((MANIFESTS / f"{add_on}.yaml").read_text()).substitute(dns_ip=self._layout.dns_ip))
+        self.wait_until_ready("kubelet")
+        if "kube-router" in self._components:
+            # It looks for its Node object once, and ends if there is none.
+            self._components["kube-router"].start()
             self._record(ready=False)
-            self.wait_until_ready("kube-controller-manager")
-            own.result()
-            for add_on in self.options.add_ons:
-                self.apply(Template((MANIFESTS / f"{add_on}.yaml").read_text()).substitute(dns_ip=self._layout.dns_ip))
-            self.wait_until_ready("kubelet")
-            if "kube-router" in self._components:
-                # It looks for its Node object once, and ends if there is none.
-                self._components["kube-router"].start()
-                self._record(ready=False)
-            self.wait_until_ready(*self._components)
-            self.kubectl("wait", "--for=condition=Ready", f"node/{self.name}", "--timeout=60s")
-            for add_on in self.options.add_ons:
-                self.kubectl("--namespace=kube-system", "rollout", "status", f"deployment/{add_on}", "--timeout=60s")
-            given.result()
+        self.wait_until_ready(*self._components)
+        self.kubectl("wait", "--for=condition=Ready", f"node/{self.name}", "--timeout=60s")
+        for add_on in self.options.add_ons:
+            self.kubectl("--namespace=kube-system", "rollout", "status", f"deployment/{add_on}", "--timeout=60s")
+        given.result()
         self._record(ready=True)
         self._report(f"node {self.name}: ready after {time.monotonic() - began:.1f} s, everything in {self.folder}")
 
