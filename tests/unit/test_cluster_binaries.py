@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,24 @@ def test_every_tool_has_a_locked_module(tool: binaries.Tool) -> None:
     required = (folder / "go.mod").read_text()
     assert all(package in required for package in tool.packages.values())
     assert (folder / "go.sum").stat().st_size > 0
+
+
+def test_who_asks_for_a_cluster_and_a_node_compiles_kubernetes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[tuple[str, list[str]]] = []
+
+    def build(tool: binaries.Tool, names: Sequence[str], _: object) -> None:
+        builds.append((tool.name, sorted(names)))
+        for name in names:
+            make_binary(tmp_path / "cache" / "bin" / f"{tool.name}-{tool.version}", name)
+
+    make_binary(tmp_path / "path", "go")
+    monkeypatch.setattr(binaries, "_build", build)
+    binaries.ensure(["kubelet"])
+    binaries.ensure(["kubelet", "kube-proxy", *binaries.CLUSTER_BINARIES])
+    kubernetes = [names for tool, names in builds if tool == "kubernetes"]
+    assert kubernetes == [
+        ["kubelet"],
+        ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl"],
+    ]
