@@ -250,6 +250,26 @@ def test_a_status_is_never_refused(api: Api) -> None:
     assert api.patch("support-chat", {"spec": {"assignment": {"salt": "new"}}}).is_success, "null is no candidate"
 
 
+@pytest.mark.parametrize(
+    "traffic",
+    [
+        pytest.param({"share": {"desired": 10_001}}, id="more than everybody"),
+        pytest.param({"share": {"desired": -1}}, id="fewer than nobody"),
+        pytest.param({"holdback": 20_000}, id="a holdback of more than everybody"),
+        pytest.param({"version": -1}, id="a version below zero"),
+        pytest.param({"revision": "r" * 300}, id="a revision's name without end"),
+        pytest.param({"selector": {f"label-{i}": "x" for i in range(17)}}, id="a selector without end"),
+    ],
+)
+def test_nonsense_that_gateways_would_obey_is_refused(api: Api, traffic: Json) -> None:
+    assert api.create(example()).is_success
+    assert api.patch(
+        "support-chat", {"status": {"traffic": {"version": 1, "share": {"desired": 1}}}}, "/status"
+    ).is_success
+    answer = api.patch("support-chat", {"status": {"traffic": traffic}}, "/status")
+    assert answer.status_code == 422, answer.text
+
+
 def test_a_status_of_the_models_is_stored_whole(api: Api) -> None:
     """Nothing that the operator writes is pruned."""
     from datetime import UTC, datetime

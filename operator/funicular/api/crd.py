@@ -4,8 +4,8 @@
 say (`make check`, and a test). `funicular crd` prints it. It must not know a cluster.
 
 What becomes of the models' JSON schema on the way to a *structural* schema: references are put in, "or null" goes, a
-pattern becomes a rule with a sentence. Below `status` nothing is refused: a status that cannot be written would stop a
-revert.
+pattern becomes a rule with a sentence. Below `status` nothing is refused, because a status that cannot be written would
+stop a revert; but for numbers and lengths in `status.traffic`, which the gateways obey whoever wrote it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ KEYED_LISTS = {
 
 OPAQUE = frozenset({"Route", "UnitSource"})
 """Models that appear in the status without their fields: the spec describes them, and two more copies help nobody."""
+
+OBEYED = frozenset({"Traffic", "Share"})
+"""Models of the status whose bounds the API server checks, too. The operator's own values are within them by construction:
+they went through the same models."""
 
 QUANTITIES = frozenset({"Resources.requests", "Resources.limits"})
 
@@ -104,6 +108,7 @@ class _Structural:
         self._schema = model.model_json_schema(by_alias=True, schema_generator=_WithDefaults)
         self._definitions: Json = self._schema.get("$defs", {})
         self._refuses = part == "spec"
+        self._bounds = self._refuses
         self._root = model.__name__
 
     def make(self, description: str) -> Json:
@@ -112,6 +117,13 @@ class _Structural:
     def _node(self, node: Json, where: str) -> Json:
         """`where` names the field, as rules do: Model.field; an item of a list or map has that of its list."""
         node, model, nullable = self._resolved(node)
+        outside, self._bounds = self._bounds, self._bounds or model in OBEYED
+        try:
+            return self._made(node, model, where, nullable)
+        finally:
+            self._bounds = outside
+
+    def _made(self, node: Json, model: str, where: str, nullable: bool) -> Json:
         if model in OPAQUE and not self._refuses:
             made: Json = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
         elif "properties" in node:
@@ -195,7 +207,7 @@ class _Structural:
         return made
 
     def _kept(self, node: Json, *keywords: str) -> Json:
-        return {keyword: _plain(node[keyword]) for keyword in keywords if keyword in node} if self._refuses else {}
+        return {keyword: _plain(node[keyword]) for keyword in keywords if keyword in node} if self._bounds else {}
 
 
 def _quantity(values: Json) -> Json:

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from funicular.api.base import StatusModel
 from funicular.api.duration import Duration
-from funicular.api.spec import Credentials, Price, UnitSource
+from funicular.api.spec import Credentials, LabelValue, ModelName, Price, UnitSource
 
 WHOLE = 10_000  # basis points
+LONGEST = 253  # characters of a revision's name
 
 
 class Upstream(StatusModel):
@@ -50,29 +51,34 @@ class Route(StatusModel):
 class Share(StatusModel):
     """Basis points of the units outside the holdback."""
 
-    desired: int = Field(default=0, description="What is ordered.")
+    desired: int = Field(default=0, ge=0, le=WHOLE, description="What is ordered.")
     acked: int | None = Field(
-        default=None, description="What all ready gateway pods have confirmed; null: not all have."
+        default=None, ge=0, le=WHOLE, description="What all ready gateway pods have confirmed; null: not all have."
     )
-    observed: int | None = Field(default=None, description="What the metrics show.")
+    observed: int | None = Field(default=None, ge=0, le=WHOLE, description="What the metrics show.")
 
 
 class Traffic(StatusModel):
     """version rises with every change of anything below but acked and observed; agents acknowledge it by number."""
 
-    version: int = Field(description="Rises with every change of what gateways obey.")
+    version: int = Field(ge=0, description="Rises with every change of what gateways obey.")
     revision: str = Field(
-        description="The revision that `share` speaks of: the candidate's, or the stable one when nothing ramps."
+        max_length=LONGEST,
+        description="The revision that `share` speaks of: the candidate's, or the stable one when nothing ramps.",
     )
     share: Share = Field(description="How many are treated.")
-    endpoint: str = Field(description="What applications send as model.")
-    selector: dict[str, str] = Field(description="Labels of the gateway pods that serve it.")
-    units: tuple[UnitSource, ...] = Field(description="Places of the assignment unit.")
-    salt: str = Field(default="", description="Mixed into the hash of the holdback.")
-    holdback: int = Field(default=0, description="Basis points of the units that always get the baseline.")
+    endpoint: ModelName = Field(description="What applications send as model.")
+    selector: dict[str, LabelValue] = Field(max_length=16, description="Labels of the gateway pods that serve it.")
+    units: tuple[UnitSource, ...] = Field(max_length=8, description="Places of the assignment unit.")
+    salt: str = Field(default="", max_length=64, description="Mixed into the hash of the holdback.")
+    holdback: int = Field(
+        default=0, ge=0, le=WHOLE, description="Basis points of the units that always get the baseline."
+    )
     stable: Route = Field(description="Where control goes.")
     candidate: Route | None = Field(default=None, description="Where treatment goes; absent when nothing ramps.")
-    latency_bounds: dict[str, Duration] = Field(default_factory=dict, description="Bound of each latency indicator.")
+    latency_bounds: dict[str, Duration] = Field(
+        default_factory=dict, max_length=16, description="Bound of each latency indicator."
+    )
 
     @property
     def compared(self) -> Route:

@@ -88,11 +88,29 @@ def test_whatever_a_rule_reads_has_an_upper_size() -> None:
             assert "maxProperties" in node, path
 
 
-def test_nothing_in_the_status_can_be_refused() -> None:
-    refusing = {"enum", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "default"}
+BOUNDS = {"minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"}
+
+
+def test_nothing_in_the_status_can_be_refused_but_what_gateways_obey() -> None:
     for path, node in STATUS.items():
-        assert not (refusing | {"x-kubernetes-validations"}) & node.keys(), path
+        refusing = {"enum", "default", "x-kubernetes-validations"}
+        assert not (refusing if path.startswith(".status.traffic") else refusing | BOUNDS) & node.keys(), path
         assert set(node.get("required", [])) <= {"type"}, path
+
+
+def test_what_gateways_obey_has_bounds() -> None:
+    obeyed = {path: node for path, node in STATUS.items() if path.startswith(".status.traffic.")}
+    for path, node in obeyed.items():
+        if node["type"] == "integer":
+            assert node["minimum"] == 0, path
+            assert ("maximum" in node) is (path != ".status.traffic.version"), path
+        if node["type"] == "string":
+            assert "maxLength" in node, path
+        if node["type"] == "array":
+            assert "maxItems" in node, path
+        if "additionalProperties" in node:
+            assert "maxProperties" in node, path
+    assert obeyed[".status.traffic.share.desired"]["maximum"] == 10_000
 
 
 def test_every_rule_stands_in_the_schema() -> None:
