@@ -608,6 +608,11 @@ async def test_feedback_is_counted_for_the_arm_that_its_id_names(
     assert (await send({"id": signed(f"default/a;r2;control;mini;7;{now}", b"x"), "thumb": "up"}))[0] == 401
     assert (await send(None, raw=b"{"))[0] == 400
     assert (await send({"id": one}))[0] == 422
+    for encoding in ("gzip", "deflate"):
+        sent = {"data": json.dumps({"id": one, "thumb": "up"}), "headers": {"content-encoding": encoding}}
+        async with session.post(gateway.agent + "/v1/feedback", **sent) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"]["code"] == "invalid_encoding"
     status, answer = await send(None, raw=b" " * 100_000)
     assert status == 413
     assert set(answer["error"]) == {"message", "type", "param", "code"}  # type: ignore[call-overload]
@@ -633,6 +638,22 @@ async def test_feedback_is_counted_for_the_arm_that_its_id_names(
     assert thumbs(found, "thumbs_up") == 0
     assert sum(found["funicular_rating_sum"].values()) == 0.5
     assert sum(found["funicular_feedback_total"].values()) == 2
+
+
+async def test_requests_that_cannot_be_read_fill_no_log(gateway: World, session: aiohttp.ClientSession) -> None:
+    await start(gateway, "a")
+    before = len((gateway.folder / "agent.log").read_text())
+    for number in range(200):
+        reader, writer = await asyncio.open_connection(gateway.ip, gateway.agent_port)
+        writer.write(b"POST /v1/feedback HTTP/1.1\r\nsecret-word %d\r\n\r\n" % number)
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    said = (gateway.folder / "agent.log").read_text()[before:]
+    assert "requests could not be read, the last: BadHttpMessage" in said
+    assert len(said) < 5_000, "one line every ten seconds"
+    assert "secret-word" not in said
+    async with session.get(gateway.agent + "/healthz") as answer:
+        assert answer.status == 200
 
 
 async def test_a_measured_policy_shows_all_replicates_from_the_moment_it_is_acknowledged(

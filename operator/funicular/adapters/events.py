@@ -28,7 +28,7 @@ SAME = timedelta(minutes=10)  # within which the same again is counted up
 BURST, REFILL = 10, timedelta(seconds=30)  # by policy and reason
 BUFFER = 2000
 REMEMBERED = 5000
-NOTE_LIMIT = 1024
+NOTE_LIMIT = 1024  # bytes
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class EventWriter:
             self.dropped += 1
             return
         try:
-            self._buffer.put_nowait((policy, kind, reason, message[:NOTE_LIMIT], now))
+            self._buffer.put_nowait((policy, kind, reason, message.encode()[:NOTE_LIMIT].decode(errors="ignore"), now))
         except asyncio.QueueFull:
             self.dropped += 1
 

@@ -45,6 +45,7 @@ from funicular.api.base import API_VERSION, PLURAL
 from funicular.api.report import Ack
 from funicular.api.tenancy import EVERY, served
 from funicular.errors import UserMustFix
+from funicular.logs import configure
 from funicular.settings import AgentSettings, agent_settings
 
 log = logging.getLogger("funicular.agent")
@@ -281,9 +282,7 @@ def _complaint(exc: BaseException) -> UserMustFix | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     settings = agent_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    configure(settings.log_level)
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["drain"]:
         return hook.main(given[1:])

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from funicular.adapters.http_server import http_logger
 from funicular.agent.feedback import LIMIT, FeedbackBook, Refused, parse
 from funicular.agent.identity import IdKeys
 from funicular.agent.metrics import AgentMetrics
@@ -20,6 +21,7 @@ from funicular.errors import UserMustFix
 from funicular.ports import Clock
 
 log = logging.getLogger(__name__)
+UNDECODABLE = "invalid_encoding"
 
 
 class AgentServer:
@@ -43,7 +45,9 @@ class AgentServer:
         app.router.add_get("/healthz", self._get_healthz)
         app.router.add_get("/readyz", self._get_readyz)
         app.router.add_post("/v1/feedback", self._post_feedback)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        self._runner = web.AppRunner(
+            app, access_log=None, logger=http_logger(__name__), handle_signals=False, shutdown_timeout=2.0
+        )
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
@@ -86,9 +90,14 @@ class AgentServer:
                 body = await request.read()
             except web.HTTPRequestEntityTooLarge:
                 body = b" " * (LIMIT + 1)
-            text, answer, votes = parse(body, self._keys.accepted, self._clock.now().timestamp())
+            except web.RequestPayloadError:
+                raise Refused(400, "The body is not what its headers say.", UNDECODABLE) from None
+            text, of, votes = parse(body, self._keys.accepted, self._clock.now().timestamp())
         except Refused as refused:
             self._metrics.feedback_refused.inc()
-            return web.Response(status=refused.status, body=refused.body(), content_type="application/json")
-        news = self._feedback.take(text, answer, votes, asyncio.get_running_loop().time())
+            answer = web.Response(status=refused.status, body=refused.body(), content_type="application/json")
+            if refused.code == UNDECODABLE:
+                answer.force_close()  # aiohttp ends the connection, so whoever keeps it must know
+            return answer
+        news = self._feedback.take(text, of, votes, asyncio.get_running_loop().time())
         return web.Response(body=orjson.dumps({"received": len(votes), "new": news}), content_type="application/json")

@@ -40,6 +40,7 @@ from funicular.controller.store import ClusterStore
 from funicular.controller.telemetry import HealthServer, OperatorTelemetry
 from funicular.controller.term import KopfThread
 from funicular.controller.wiring import Ports
+from funicular.logs import configure
 from funicular.ports import Clock
 from funicular.settings import OperatorSettings, operator_settings
 from funicular.slo.fastburn import fast_burn
@@ -256,11 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     """`argv` is not used: everything comes from FUNICULAR_* variables (settings.py)."""
     settings = operator_settings()
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    configure(settings.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))
     return 0

@@ -18,6 +18,7 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
+from funicular.adapters.http_server import http_logger
 from funicular.api.report import AUDIENCE, REPORT_PATH, Report, ReportAnswer
 from funicular.errors import FunicularError
 
@@ -121,7 +122,9 @@ class ReportServer:
     async def start(self) -> None:
         app = web.Application(client_max_size=BODY_LIMIT)
         app.router.add_post(REPORT_PATH, self._report)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=75, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, logger=http_logger(__name__), keepalive_timeout=75, handle_signals=False
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self.port, backlog=512)
         await site.start()
@@ -137,11 +140,15 @@ class ReportServer:
             return _refuse(503, "this replica does not lead; the Lease's annotation names the one that does")
         try:
             report = Report.model_validate_json(await request.read())
+        except web.RequestPayloadError:
+            refusal = _refuse(400, "the body is not what its headers say")
+            refusal.force_close()
+            return refusal
         except ValidationError as exc:
             first = exc.errors()[0]
             return _refuse(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-        if self._check and (refusal := await self._distrust(request, report)) is not None:
-            return refusal
+        if self._check and (distrust := await self._distrust(request, report)) is not None:
+            return distrust
         if self._book is not book:  # leadership ended while the token was reviewed
             return _refuse(503, "this replica does not lead any more")
         answer = ReportAnswer(resync=book.take(report))
