@@ -245,10 +245,14 @@ class Stack:
         os.kill(int(pid), signal.SIGKILL)
         return time.time()
 
+    async def holder(self) -> str:
+        """The Lease's holder: the pod's name and a part that every start of its process draws anew; empty: nobody."""
+        lease = await self.kube.get(path_of("coordination.k8s.io/v1", "leases", self.namespace, LEASE))
+        return str(lease["spec"].get("holderIdentity") or "")
+
     async def leader(self) -> str:
         """Name of the operator's pod that holds the Lease; empty: nobody does."""
-        lease = await self.kube.get(path_of("coordination.k8s.io/v1", "leases", self.namespace, LEASE))
-        return str(lease["spec"].get("holderIdentity") or "").rpartition("_")[0]
+        return (await self.holder()).rpartition("_")[0]
 
     def logs_hint(self) -> str:
         return f"logs of the pods: {self.cluster.logs / 'pods'}"
