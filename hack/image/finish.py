@@ -45,8 +45,7 @@ UNUSED: tuple[str, ...] = (
     "**/__pycache__",
     *(f"**/*.{ending}" for ending in ("a", "c", "cpp", "h", "pxd", "pyi", "pyx")),
     "*.dist-info/RECORD",  # says what is no longer so
-    "*.dist-info/REQUESTED",
-    "*.dist-info/direct_url.json",
+    *(f"*.dist-info/{name}" for name in ("INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json")),
 )  # fmt: skip
 
 # Kept, but loaded so rarely that compiled files are not worth their size.

@@ -6,10 +6,10 @@ Called by build. It lists what was put into the layers, not what a scanner would
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
@@ -37,16 +37,12 @@ def bill_of_materials(recipe: Recipe, made: Sequence[Made]) -> str:
         properties=[Property(name=f"layer:{it.name}", value=it.layer.digest) for it in made],
     )
     bom.metadata.component = image
-    components = [_component(part, it.name) for it in made for part in _of(it)]
+    components = [_component(part, it.name) for it in made for part in it.parts]
     bom.components.update(components)
     bom.register_dependency(image, components)
     for component in components:
         bom.register_dependency(component)
     return str(JsonV1Dot6(bom).output_as_string(indent=1))
-
-
-def _of(made: Made) -> Iterator[Part]:
-    yield from made.parts
 
 
 def _component(part: Part, layer: str) -> Component:
