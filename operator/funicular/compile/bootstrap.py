@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 from funicular.compile.inputs import ID_KEY, GatewaySettings, Json
-from funicular.compile.protos import EGRESS, EXT_AUTHZ, RELAYED, SPACE, address, file_source, lua, typed
+from funicular.compile.limits import Limits, of_manager, overload_manager
+from funicular.compile.protos import EGRESS, EXT_AUTHZ, RELAYED, SPACE, address, file_source, lua, seconds_text, typed
 from funicular.compile.replies import local_replies
 from funicular.compile.routes import NAME
 from funicular.compile.shares import LAYER
 from funicular.compile.stats import access_log, stats_config
 
-IDLE_STREAM = "600s"  # without a byte in either direction
+# What a client must not say to a gateway, nor to a provider behind it that trusts the gateway: which arm, how many retries,
+# another path, host, method or account, or (an underscore for a dash) a key beside the gateway's.
+CLAIM_PREFIXES = ("x-envoy-", "x-funicular-", "x_envoy_", "x_funicular_")
+CLAIMS = (
+    "api_key",
+    "openai-organization",
+    "openai-project",
+    "proxy_authorization",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-path",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-path",
+    "x-rewrite-uri",
+    "x-rewrite-url",
+    "x_api_key",
+    "x_goog_api_key",
+)
 CLASSIFIED_BYTES = 64 << 10  # what a classifier gets of a longer body
 _OWN = "^(cluster_manager|http|listener|listener_manager|main_thread|runtime|server|workers)[.]"
 
 
-def bootstrap(settings: GatewaySettings) -> Json:
+def bootstrap(settings: GatewaySettings, limits: Limits | None = None) -> Json:
+    limits = limits or Limits()
     return {
         "node": {"id": "gateway", "cluster": "funicular"},
-        "admin": {"address": address(settings.admin_host, settings.admin_port)},
+        "admin": {
+            "address": address(settings.admin_host, settings.admin_port),
+            "ignore_global_conn_limit": True,  # the agent must be heard when nobody else is
+        },
         "dynamic_resources": {"cds_config": file_source(settings, "cds", "cds")},
         "static_resources": {
-            "listeners": [_gateway(settings), _egress(settings), _metrics(settings)],
+            "listeners": [_gateway(settings, limits), _egress(settings, limits), _metrics(settings)],
             "clusters": [
                 _local("agent", settings.agent_host, settings.agent_port),
                 _local("admin", settings.admin_host, settings.admin_port),
@@ -37,6 +65,7 @@ def bootstrap(settings: GatewaySettings) -> Json:
                 }
             ]
         },
+        "overload_manager": overload_manager(limits),
         "stats_flush_interval": "1s",
         "stats_config": stats_config(),
     }
@@ -52,11 +81,14 @@ def _local(name: str, host: str, port: int) -> Json:
     }
 
 
-def _gateway(settings: GatewaySettings) -> Json:
+def _gateway(settings: GatewaySettings, limits: Limits) -> Json:
     spoofed = typed(
         "envoy.http.early_header_mutation.header_mutation",
         "http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        mutations=[{"remove_on_match": {"key_matcher": {"prefix": "x-funicular-", "ignore_case": True}}}],
+        mutations=[
+            *({"remove": name} for name in CLAIMS),
+            *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in CLAIM_PREFIXES),
+        ],
     )
     manager = typed(
         "hcm",
@@ -67,7 +99,7 @@ def _gateway(settings: GatewaySettings) -> Json:
         access_log=access_log(),
         local_reply_config=local_replies(),
         generate_request_id=False,
-        stream_idle_timeout=IDLE_STREAM,
+        **of_manager(limits),
         normalize_path=True,
         merge_slashes=True,
         path_with_escaped_slashes_action="REJECT_REQUEST",  # a provider might decode them and leave its base path
@@ -97,7 +129,7 @@ def _http_filters(settings: GatewaySettings) -> list[Json]:
     ]
 
 
-def _egress(settings: GatewaySettings) -> Json:
+def _egress(settings: GatewaySettings, limits: Limits) -> Json:
     """For candidates that have less time than the baseline: clusters.relay_cluster. Within this process only."""
     edits = {
         "object_key": RELAYED,
@@ -110,7 +142,7 @@ def _egress(settings: GatewaySettings) -> Json:
         stat_prefix=EGRESS,
         internal_address_config={"cidr_ranges": [{"address_prefix": "127.0.0.1", "prefix_len": 32}]},
         generate_request_id=False,
-        stream_idle_timeout=IDLE_STREAM,
+        stream_idle_timeout=seconds_text(limits.idle_stream),
         http_filters=[
             typed("funicular.edits", "filters.http.set_filter_state.v3.Config", on_request_headers=[edits]),
             typed("envoy.filters.http.router", "filters.http.router.v3.Router", suppress_envoy_headers=True),
@@ -131,6 +163,8 @@ def _egress(settings: GatewaySettings) -> Json:
     return {
         "name": EGRESS,
         "internal_listener": {},
+        "bypass_overload_manager": True,
+        "ignore_global_conn_limit": True,
         "per_connection_buffer_limit_bytes": settings.body_limit,
         "filter_chains": [{"filters": [manager]}],
     }
@@ -211,5 +245,7 @@ def _metrics(settings: GatewaySettings) -> Json:
     return {
         "name": "metrics",
         "address": address(settings.listen_host, settings.stats_port),
+        "bypass_overload_manager": True,
+        "ignore_global_conn_limit": True,
         "filter_chains": [{"filters": [manager]}],
     }
