@@ -77,6 +77,9 @@ node: setup ## Start a real node with real pods here, as root; prints the KUBECO
 node-down: setup ## End what `make node` started
 	@$(RUN) -m hack.node down --name $(NODE_NAME)
 
+audit: setup ## Known vulnerabilities of the locked packages, and the code's security rules
+	@$(RUN) -m hack.image audit
+
 lock: setup ## Pin the dependencies again, with hashes
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements/runtime.txt
 	@$(VENV)/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
@@ -85,4 +88,4 @@ lock: setup ## Pin the dependencies again, with hashes
 clean: ## Remove the virtual environment and everything that runs left behind
 	rm -rf $(VENV) .run out .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: images help setup binaries play demo test check break-rules generate chart bench cluster cluster-down node node-down lock clean
+.PHONY: audit images help setup binaries play demo test check break-rules generate chart bench cluster cluster-down node node-down lock clean

@@ -1,4 +1,4 @@
-"""`python -m hack.image build`: the images that a node imports, with their bills of materials."""
+"""`python -m hack.image build|audit`: the images that a node imports with their bills of materials, and what is known of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hack.image import audit as auditing
 from hack.image import build as building
 from hack.image.errors import ImageError
 
@@ -22,7 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     build.add_argument(
         "--refresh", action="store_true", help="fetch Debian's packages again: they may have been updated"
     )
+    commands.add_parser(
+        "audit", help="known vulnerabilities of the locked packages; 1: found, 2: could not be looked up"
+    )
     options = parser.parse_args(arguments)
+    if options.command == "audit":
+        return auditing.audit()
     began = time.monotonic()
     try:
         built = building.build(options.out, refresh=options.refresh, say=lambda text: print(text, file=sys.stderr))
