@@ -31,6 +31,7 @@ from hack.node import archives, packages, parts, sandbox
 from hack.node.layout import NodeLayout
 from hack.node.sandbox import Inside, Sandbox
 
+METRICS_API = "v1beta1.metrics.k8s.io"
 MANIFESTS = Path(__file__).parent / "manifests"
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")
 
@@ -294,6 +295,9 @@ class Node(Surface):
         self.kubectl("wait", "--for=condition=Ready", f"node/{self.name}", "--timeout=60s")
         for add_on in self.options.add_ons:
             self.kubectl("--namespace=kube-system", "rollout", "status", f"deployment/{add_on}", "--timeout=60s")
+        if self.options.metrics_server:
+            # Until then every client that asks which kinds there are gets an error with its answer, or instead of it.
+            self.kubectl("wait", "--for=condition=Available", f"apiservice/{METRICS_API}", "--timeout=60s")
         given.result()
         self._record(ready=True)
         self._report(f"node {self.name}: ready after {time.monotonic() - began:.1f} s, everything in {self.folder}")
