@@ -7,8 +7,6 @@ OUT ?= out
 CLUSTER ?= default
 NODE_NAME ?= default
 TESTS ?= tests/unit tests/controller tests/adapters tests/chart tests/integration
-# Two tests that depend on which of two processes is quicker; by hand: make test UNSTEADY=
-UNSTEADY ?= --deselect tests/integration/test_ramp.py::test_another_operator_takes_over_in_mid_step --deselect tests/integration/test_ramp.py::test_a_rotated_key_reaches_envoy_without_a_restart
 export PYTHONPATH := operator:.
 
 help: ## Print the targets
@@ -32,7 +30,7 @@ demo: setup ## Run the ramp's two stories on real parts, live, with a report at 
 
 test: setup ## Run all tests: unit, controller, adapters, integration on real parts
 	@$(RUN) -m hack.cluster binaries
-	@$(RUN) -m pytest $(TESTS) $(UNSTEADY)
+	@$(RUN) -m pytest $(TESTS)
 
 check: setup ## Lint, types, import contracts, drift of generated files
 	@test ! -e operator/__init__.py -a ! -e operator/operator.py || { echo "operator/ must stay a plain folder: a package there would shadow the standard library" >&2; exit 1; }
