@@ -15,6 +15,7 @@ from funicular.api.policy import Metadata
 from funicular.api.revision import classifier_name, revision_of
 from funicular.api.spec import RoutingPolicySpec
 from funicular.controller.wiring import Ports
+from funicular.errors import NotFound, RetryLater
 from funicular.rollout.actions import (
     Action,
     DropFinalizer,
@@ -102,7 +103,10 @@ class Applier:
         """Only over the spec that was rejected: a person's newer wish is left alone."""
         if revision_of(RoutingPolicySpec.model_validate(body["spec"])) != action.rejected:
             return body
-        good = await self._ports.history.spec_of(metadata.namespace, action.controller_revision)
+        try:
+            good = await self._ports.history.spec_of(metadata.namespace, action.controller_revision)
+        except NotFound as exc:  # not the policy: the next look finds that there is nothing to write back
+            raise RetryLater(f"ControllerRevision {action.controller_revision} is gone") from exc
         patch = merge_patch(body["spec"], good)
         fresh = await self._patch(metadata, body, {"spec": patch}) if patch else body
         self._ports.events.record(

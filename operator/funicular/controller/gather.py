@@ -17,7 +17,7 @@ from funicular.api.status import Status
 from funicular.api.verbs import ANNOTATION, Request, parse, unreadable
 from funicular.controller.managed import managed_by
 from funicular.controller.wiring import Ports
-from funicular.errors import InvalidPolicy, NotFound
+from funicular.errors import FunicularError, InvalidPolicy, NotFound
 from funicular.rollout.observation import Observation, Problem, WorkloadFacts
 
 Json = dict[str, Any]
@@ -57,6 +57,7 @@ class Gatherer:
             bad_request=nonsense,
             managed_by=managed_by(metadata),
             conflict=self._conflict(metadata, spec),
+            spec_is_lost=await self._spec_is_lost(metadata, status),
             stable_spec=await self._stable_spec(metadata, status, spec),
         )
 
@@ -104,6 +105,18 @@ class Gatherer:
             if self.ports.store.can_meet(metadata.namespace, selector, claim):
                 return claim.key
         return None
+
+    async def _spec_is_lost(self, metadata: Metadata, status: Status) -> bool:
+        """Asked only after a revert, whose traffic is back already."""
+        if status.spec_to_revert is None:
+            return False
+        try:
+            await self.ports.history.spec_of(metadata.namespace, status.spec_to_revert)
+        except NotFound:
+            return True
+        except FunicularError:
+            return False
+        return False
 
     async def _stable_spec(
         self, metadata: Metadata, status: Status, spec: RoutingPolicySpec | None

@@ -51,6 +51,7 @@ def decide(seen: Observation) -> Decision:
     """What to do next with one policy."""
     before = seen.status
     status, served = _served(seen)
+    status, lost = _without_lost_spec(seen, status)
     verdicts = judged(_with(seen, status))
     seen = _with(seen, _measured(_with(seen, status), verdicts))
     state = classify(seen)
@@ -60,9 +61,23 @@ def decide(seen: Observation) -> Decision:
     status = _described(_with(after, _recorded(seen, after.status)), settled, transition, before)
     return Decision(
         status,
-        _actions(seen, before, status, transition, (*served, *moved.events)),
+        _actions(seen, before, status, transition, (*served, *lost, *moved.events)),
         _look_again(after, status, settled),
     )
+
+
+def _without_lost_spec(seen: Observation, status: Status) -> tuple[Status, tuple[Emit, ...]]:
+    """Somebody deleted the ControllerRevision that a revert was to write back. Traffic does not need it: it is back already."""
+    name = status.spec_to_revert
+    if name is None or not seen.spec_is_lost:
+        return status, ()
+    text = f"the good spec cannot be written back, ControllerRevision {name} is gone: apply it again from its source"
+    rejected = tuple(
+        r.model_copy(update={"message": f"{r.message[:240]}; {text}"}) if r.revision == status.revision else r
+        for r in status.rejected
+    )
+    fresh = status.model_copy(update={"spec_to_revert": None, "rejected": rejected})
+    return fresh, (Emit("SpecLost", text, warning=True),)
 
 
 def _with(seen: Observation, status: Status) -> Observation:
@@ -232,9 +247,12 @@ def _actions(
     classifiers = [_classifiers(seen, status)] if seen.spec is not None and not going and seen.conflict is None else []
     writes = [WriteStatus(status)] if _is_news(before, status) else []
     found += [*writes, *classifiers] if urgent else [*classifiers, *writes]
+    found += [*events, *_troubles(before, status), *_refusal(seen, before, status)]
     if status.spec_to_revert is not None and any(r.revision == status.revision for r in status.rejected):
-        found.append(RestoreSpec(status.spec_to_revert, status.revision))
-    return (*found, *events, *_troubles(before, status), *_refusal(seen, before, status))
+        found.append(
+            RestoreSpec(status.spec_to_revert, status.revision)
+        )  # last: it may fail, and what was told stays told
+    return tuple(found)
 
 
 def _refusal(seen: Observation, before: Status, status: Status) -> tuple[Emit, ...]:

@@ -125,6 +125,7 @@ class Observation:
     bad_request: str | None = None  # text of a verb annotation that is no request
     managed_by: str | None = None  # "Argo CD application x"; None: not managed from git
     conflict: str | None = None  # key of the older policy that owns this endpoint
+    spec_is_lost: bool = False  # the ControllerRevision that a revert is to write back does not exist
     stable_spec: RoutingPolicySpec | None = (
         None  # from its ControllerRevision, where the stable revision is not the spec's
     )

@@ -485,6 +485,28 @@ class TestRule10RevertTheResource:
         ramp.tick(0.1, alarm=alarm(ramp))
         assert any(isinstance(a, RestoreSpec) for a in ramp.tick().actions)
 
+    def test_a_good_spec_that_somebody_deleted_keeps_no_traffic_back_and_is_told_of(self) -> None:
+        ramp = self.second()
+        stable = ramp.status.stable
+        ramp.tick(0.1, alarm=alarm(ramp))
+        assert (ramp.share, ramp.status.spec_to_revert is not None) == (0, True)
+        assert ramp.status.traffic
+        assert ramp.status.traffic.stable.single == "mini", "from status.traffic, which holds it in full"
+        decision = ramp.tick(spec_is_lost=True)
+        assert not any(isinstance(a, RestoreSpec) for a in decision.actions)
+        assert "SpecLost" in ramp.events
+        ramp.tick()
+        assert (ramp.share, ramp.status.phase, ramp.status.stable) == (0, "Degraded", stable)
+        stalled = ramp.status.condition("Stalled")
+        assert stalled
+        assert stable
+        assert f"ControllerRevision {stable.controller_revision} is gone: apply it again" in stalled.message
+        assert not any(isinstance(a, RestoreSpec) for a in ramp.tick().actions)
+        ramp.spec = make_spec()
+        for _ in range(3):
+            ramp.tick()
+        assert ramp.status.phase == "Reverted", "the good spec, applied again, is what serves"
+
     def test_a_newer_wish_of_a_person_is_left_alone(self) -> None:
         ramp = self.second()
         ramp.tick(0.1, alarm=alarm(ramp))
