@@ -25,6 +25,7 @@ class OperatorSettings:
     idle_check_seconds: float = 60.0  # drift screening of all policies that do not ramp
     workers: int = 16
     check_tokens: bool = True
+    tokens_dir: str = "/etc/funicular/tokens"  # what spec.prometheus.auth.bearer.file may name a file of
     log_level: str = "INFO"
 
 

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import uvloop
@@ -156,7 +157,10 @@ class _Term:
             gateway_namespaces=named(settings.gateway_namespaces) or {settings.pod_namespace},
         )
         self.book = ReportBook(self.store, self._wake, clock, fast_burn)
-        self._clients = PrometheusClients(AccessResolver(Secrets(kube)), observe=operator.telemetry.query_failed)
+        self._clients = PrometheusClients(
+            AccessResolver(Secrets(kube), token_folder=Path(settings.tokens_dir)),
+            observe=operator.telemetry.query_failed,
+        )
         self.evaluator = BackgroundEvaluator(
             self.store, self._clients, self._wake, clock, idle_check_seconds=settings.idle_check_seconds
         )
