@@ -26,7 +26,8 @@ from hack.cluster.binaries import cache_folder
 from hack.image import debian, finish, oci, wheels
 from hack.image.debian import DebianPackage
 from hack.image.errors import ImageError
-from hack.image.recipes import APP, CHECKOUT, ENVOY_VERSION, INTERPRETER, REQUIREMENTS, VERSION
+from hack.image.finish import INTERPRETER
+from hack.image.recipes import APP, CHECKOUT, ENVOY_VERSION, REQUIREMENTS, VERSION
 
 DEVELOPMENT = CHECKOUT / "requirements" / "dev.txt"
 PRODUCT_SOURCES = (CHECKOUT / "pyproject.toml", CHECKOUT / "README.md", CHECKOUT / "operator" / "funicular")
@@ -86,7 +87,11 @@ class Workshop:
         debian.check_machine()
         self._folder.mkdir(parents=True, exist_ok=True)
         lock = self._open.enter_context((self._folder / ".lock").open("w"))
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._say("another process builds images; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         self._work = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="funicular-image-")))
         return self
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hack.image.finish import INTERPRETER
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = CHECKOUT / "requirements" / "runtime.txt"
 
 APP = "/app"
-INTERPRETER = "/usr/bin/python3.11"
 USER = "65532:65532"
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 VERSION: str = PROJECT["version"]
