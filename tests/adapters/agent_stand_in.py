@@ -44,9 +44,7 @@ class StandIn:
                     use = SecretUse(f"{namespace}.{ref.name}.{ref.key}", namespace, ref.name, ref.key)
                     secrets.add(use)
                 cluster = f"{namespace}/{name}/{route.revision}/{upstream.name}"
-                clusters[cluster] = orjson.dumps(
-                    self._cluster(cluster, upstream.url, use, bad=traffic.salt == "refuse")
-                )
+                clusters[cluster] = orjson.dumps(self._cluster(cluster, upstream.url, use, salt=traffic.salt))
         control = self._route(namespace, name, traffic, traffic.stable, "control")
         arms = control
         shares: dict[str, int] = {}
@@ -91,7 +89,16 @@ class StandIn:
             )
         }
 
-    def _cluster(self, name: str, url: str, use: SecretUse | None, *, bad: bool) -> Json:
+    def _late_file(self) -> Json:
+        """Envoy refuses the cluster for as long as the file is missing."""
+        context = {"validation_context": {"trusted_ca": {"filename": f"{self._settings.config_dir}/late.pem"}}}
+        return {
+            "transport_socket": typed(
+                "tls", f"{E}transport_sockets.tls.v3.UpstreamTlsContext", common_tls_context=context
+            )
+        }
+
+    def _cluster(self, name: str, url: str, use: SecretUse | None, *, salt: str) -> Json:
         parts = urlsplit(url)
         filters = []
         if use:
@@ -128,7 +135,8 @@ class StandIn:
             "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             "name": name,
             "type": "STATIC",
-            "connect_timeout": "-1s" if bad else "1s",
+            "connect_timeout": "-1s" if salt == "refuse" else "1s",
+            **(self._late_file() if salt == "late" else {}),
             "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}]},
             "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         }

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import certifi
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -222,6 +223,17 @@ async def test_one_bad_policy_keeps_its_last_good_version_and_stops_nobody(
     await gateway.api.policy("bad", gateway.traffic("bad", 3, share=10_000))
     await gateway.acked("bad", 3)
     assert (await gateway.ask(session, "bad"))[2] == "treatment"
+
+
+async def test_what_envoy_refused_is_offered_again_without_an_edit(gateway: World) -> None:
+    gateway.environment["REFUSAL_SECONDS"] = "0.5"
+    await start(gateway, "a")
+    await gateway.api.policy("a", {**gateway.traffic("a", 2, share=0, revision="r9"), "salt": "late"})
+    await eventually(lambda: "Envoy refused" in gateway.operator.error("a"))
+    pem = gateway.folder / "late.pem"
+    pem.write_text(certifi.contents())
+    pem.rename(gateway.folder / "config" / "late.pem")
+    await gateway.acked("a", 2)
 
 
 async def test_garbage_in_place_of_traffic_is_an_error_and_not_a_crash(gateway: World) -> None:

@@ -14,12 +14,14 @@ from typing import Any, Protocol
 
 import orjson
 
-from funicular.adapters.envoy_admin import CLUSTERS, ROUTES, SHARES, EnvoyAdmin, Refusals
+from funicular.adapters.envoy_admin import CLUSTERS, ROUTES, SHARES, EnvoyAdmin
+from funicular.adapters.envoy_admin import Refusals as Counted
 from funicular.agent.documents import document
 from funicular.agent.files import Files
 from funicular.agent.plan import Clusters, layer
 from funicular.agent.policies import Policies, Record
 from funicular.agent.ports import Compiled, Compiler, PolicyKey, SecretUse
+from funicular.agent.refusals import Refusals
 from funicular.api.report import Ack
 from funicular.errors import GatewayUnavailable
 
@@ -69,7 +71,7 @@ class Applier:
         self._found: dict[str, int] | None = {}
         self._clusters = Clusters({}, {})
         self._leaving: dict[SecretUse, float] = {}  # until when clusters of the past may read these
-        self._refused: dict[PolicyKey, tuple[Compiled, str]] = {}
+        self._refused = Refusals()
         self._pending: set[PolicyKey] = set()
         self._layer: dict[str, int] = {}  # as Envoy has confirmed it
         self._versions: dict[str, str] = {}  # of the files that Envoy should serve by
@@ -136,9 +138,9 @@ class Applier:
         loop = asyncio.get_running_loop()
         delay = 0.2
         while True:
-            due = self._clusters.next_due()
+            due = [at for at in (self._clusters.next_due(), self._refused.next_due()) if at is not None]
             try:
-                async with asyncio.timeout_at(due):
+                async with asyncio.timeout_at(min(due, default=None)):
                     await self._structure_wake.wait()
                 await asyncio.sleep(COALESCE)
             except TimeoutError:
@@ -167,6 +169,8 @@ class Applier:
 
     async def _converge(self) -> float | None:
         """One pass. Returns in how many seconds to come again for policies that had to wait."""
+        self._refused.keep(self._policies.records)
+        self._pending |= self._refused.due(asyncio.get_running_loop().time())
         await self._fetch_secrets()
         targets = self._targets()
         changed = [key for key, part in targets.items() if not part.routes_like(self._installed.get(key))]
@@ -204,7 +208,7 @@ class Applier:
         if len(changed) == 1:
             part = targets.get(changed[0])
             if part is not None:
-                self._refused[changed[0]] = (part, "Envoy refused the configuration compiled from status.traffic")
+                self._refused.refuse(changed[0], part, asyncio.get_running_loop().time())
             log.error("Envoy refused policy %s", "/".join(changed[0]))
             await self._write_clusters(self._installed, standing=True)
             await self._write_routes(self._installed)
@@ -248,6 +252,7 @@ class Applier:
         self._leaving |= {use: now + self._grace for part in self._installed.values() for use in part.secrets}
         self._installed = dict(targets)
         self._found = None
+        self._refused.taken(self._installed)
         self._share_wake.set()
         self._clusters.used(self._installed, now, self._grace)
         self._settle()
@@ -289,7 +294,7 @@ class Applier:
             await asyncio.sleep(delay)
             delay = min(delay * 1.3, 0.25)
 
-    async def _refusals(self) -> Refusals | None:
+    async def _refusals(self) -> Counted | None:
         try:
             return await self._admin.refusals()
         except GatewayUnavailable:
@@ -339,11 +344,8 @@ class Applier:
     def _hindrance(self, record: Record) -> str | None:
         """Why the newest version of a policy must not replace the one in force."""
         part = record.compiled
-        refused = self._refused.get(record.key)
-        if part is not None and refused is not None:
-            if part.routes_like(refused[0]):
-                return refused[1]
-            del self._refused[record.key]
+        if (refused := self._refused.why(record.key, part)) is not None:
+            return refused
         old = self._installed.get(record.key)
         if part is None or old is None:
             return None
