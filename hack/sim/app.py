@@ -122,7 +122,8 @@ class App:
         self.account = Account()
         self.load = Load(
             Population(habits, model=options.model, seed=self._seed), urls, rate=options.rate, seed=self._seed,
-            timeout=options.timeout, votes=not options.no_votes, new_connections=options.new_connections,
+            timeout=options.timeout, votes=not options.no_votes, retry=options.retry,
+            new_connections=options.new_connections,
             on_outcome=self._ended,
         )  # fmt: skip
         self._loading: asyncio.Task[Results] | None = None
@@ -166,7 +167,7 @@ class App:
         live = self.load.live
         return {
             "sent": live.sent, "in_flight": live.in_flight, "ok": live.ok, "failed": live.failed,
-            "failed_by_reason": dict(live.by_failure), **self.account.snapshot(),
+            "retried": live.retried, "failed_by_reason": dict(live.by_failure), **self.account.snapshot(),
             "votes": {"up": live.votes_up, "down": live.votes_down, "failed": live.votes_failed},
             "rate": self.load.rate, "requests_per_second": live.rate(time.time()),
             "seconds": {"p50": live.latency(0.5), "p95": live.latency(0.95), "p99": live.latency(0.99)},
@@ -222,6 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--no-votes", action="store_true")
+    parser.add_argument("--retry", action="store_true", help="ask again when a connection broke before the first byte")
     parser.add_argument("--seed", type=int, help="the same users and questions again; two apps need two seeds")
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=9100)

@@ -33,6 +33,7 @@ GOOD = b"[quality=good]"
 BAD = b"[quality=bad]"
 DETAIL = 300
 BEFORE_THE_FIRST_BYTE = (Failure.CONNECT, Failure.DISCONNECTED)
+SAME_AGAIN, PAUSE = 2, 0.5  # as OpenAI's own clients: two more attempts, the first after half a second
 
 
 @dataclass(slots=True)
@@ -100,7 +101,10 @@ class Load:
     async def run(self, seconds: float | None = None, requests: int | None = None) -> Results:
         """Sends until `stop`, for `seconds`, or until `requests` are sent; drains; returns the results."""
         kept = aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0)
-        async with self._session(kept) as session, self._session(aiohttp.TCPConnector(limit=0, force_close=True)) as new:
+        async with (
+            self._session(kept) as session,
+            self._session(aiohttp.TCPConnector(limit=0, force_close=True)) as new,
+        ):
             # Not the loop's own clock: uvloop's has a resolution of a millisecond.
             offset = time.time() - time.perf_counter()
             due = start = time.perf_counter()
@@ -189,6 +193,9 @@ class Load:
         await self._attempt(session, ask, outcome)
         while self.retry and outcome.failure in BEFORE_THE_FIRST_BYTE:
             another = self._another_target((outcome.pod, *outcome.tried_before))
+            if not another and len(self._targets) == 1 and len(outcome.tried_before) < SAME_AGAIN:
+                another = outcome.pod  # a Service: another connection may reach another pod
+                await asyncio.sleep(PAUSE)
             if not another:
                 break
             if not outcome.tried_before:

@@ -57,11 +57,18 @@ def test_the_environment_of_a_person_cannot_move_the_port() -> None:
 @pytest.mark.parametrize(
     ("resources", "expected"),
     [
-        pytest.param({}, None, id="none declared"),
-        pytest.param({"limits": {"memory": "1Gi"}}, {"limits": {"memory": "1Gi"}}, id="limits alone"),
+        pytest.param({}, {"requests": {"cpu": "100m", "memory": "128Mi"}}, id="none declared"),
+        pytest.param(
+            {"limits": {"memory": "1Gi"}},
+            {"limits": {"memory": "1Gi"}, "requests": {"cpu": "100m"}},
+            id="a limit alone is also the request",
+        ),
+        pytest.param(
+            {"requests": {"cpu": "2"}}, {"requests": {"cpu": "2", "memory": "128Mi"}}, id="one of the two is declared"
+        ),
     ],
 )
-def test_resources(resources: Json, expected: Json | None) -> None:
+def test_resources(resources: Json, expected: Json) -> None:
     assert container(resources=resources).get("resources") == expected
 
 

@@ -19,6 +19,7 @@ MANAGED = "app.kubernetes.io/managed-by=funicular"
 CLASSIFIER_LABEL = f"{GROUP}/classifier"
 REVISION_LABEL = f"{GROUP}/revision"
 POLICY_LABEL = f"{GROUP}/policy-uid"
+LEAST_REQUESTS = {"cpu": "100m", "memory": "128Mi"}  # of a classifier's pod, where its policy names none
 
 
 def owner_reference(policy: Metadata) -> Json:
@@ -77,8 +78,15 @@ def classifier_objects(policy: Metadata, revision: str, classifier: ClassifierSt
     return deployment, service
 
 
+def _resources(classifier: ClassifierStrategy) -> Json:
+    """A pod that requests nothing gets the CPU that others leave, and a late answer is none: so there is a least request."""
+    given: Json = classifier.resources.model_dump(exclude_defaults=True)
+    named = {**given.get("requests", {}), **given.get("limits", {})}  # a limit alone is also the request
+    least = {name: amount for name, amount in LEAST_REQUESTS.items() if name not in named}
+    return {**given, "requests": {**least, **given.get("requests", {})}}
+
+
 def _pod(classifier: ClassifierStrategy) -> Json:
-    resources = classifier.resources.model_dump(exclude_defaults=True)
     own = {"FUNICULAR_CLASSIFIER_PORT", "FUNICULAR_CLASSIFIER_HOST"}
     container: Json = {
         "name": "classifier",
@@ -109,8 +117,7 @@ def _pod(classifier: ClassifierStrategy) -> Json:
         },
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - inside the container
     }
-    if resources:
-        container["resources"] = resources
+    container["resources"] = _resources(classifier)
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

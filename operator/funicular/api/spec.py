@@ -148,7 +148,10 @@ class ClassifierStrategy(Model):
         description="Candidate for each label of the classifier; any other label: the baseline.",
     )
     replicas: int = Field(default=1, ge=1, le=100, description="Pods of the classifier.")
-    resources: Resources = Field(default_factory=Resources, description="Resources of a classifier pod.")
+    resources: Resources = Field(
+        default_factory=Resources,
+        description="Resources of a classifier pod. At least 100m of CPU and 128Mi are requested.",
+    )
     env: tuple[EnvVar, ...] = Field(default=(), max_length=64, description="Environment of the classifier's container.")
 
 
