@@ -57,7 +57,7 @@ def overload_manager(limits: Limits) -> Json:
         return {"name": name, "triggers": [{"name": _HEAP, "threshold": {"value": threshold}}]}
 
     return {
-        "refresh_interval": "0.1s",
+        "refresh_interval": "0.05s",
         "resource_monitors": [
             typed(_HEAP, "resource_monitors.fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=str(limits.heap)),
             typed(
