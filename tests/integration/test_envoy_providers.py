@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from multidict import CIMultiDict
 
 from funicular.compile import policy_secrets
 from tests.integration.envoy_rig import Rig, Upstreamer, rig, total
@@ -39,6 +40,54 @@ async def all_to_mini(gateway: Rig, url: str = "", path: str = "", **mini_fields
     stable, candidate = make_route("aaaa", first), make_route("bbbb", first, second, single="mini")
     await gateway.start(make_policy(make_traffic(stable, candidate, 10_000)))
     return frontier, mini
+
+
+async def tells_passes(request: web.Request) -> web.Response:
+    return web.json_response(",".join(request.headers.getall("cdn-loop")).replace(" ", "").split(","))
+
+
+# --- loops ------------------------------------------------------------------------------------------------------------
+async def test_a_candidate_whose_url_is_the_gateway_itself_is_cut_off_and_the_baseline_answers(gateway: Rig) -> None:
+    """Its name may resolve to the gateway's own Service: each pass adds an entry, and from five on it is refused."""
+    own = f"{gateway.url}/v1"
+    frontier = await gateway.upstream("frontier")
+    first = make_upstream("frontier", frontier.url)
+    second = make_upstream("mini", own, model="support-chat", timeout="5s")
+    stable, candidate = make_route("aaaa", first), make_route("bbbb", first, second, single="mini")
+    await gateway.start(make_policy(make_traffic(stable, candidate, 10_000)))
+    frontier.handler = tells_passes
+    answer = await gateway.chat("alice")
+    assert (answer.status, answer.json()) == (200, ["funicular"] * 5), (
+        "the fifth pass was refused the sixth, and fell back"
+    )
+    assert len(frontier.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("entries", "status"),
+    [
+        pytest.param([], 200, id="nobody before"),
+        pytest.param(["elsewhere; v=1, funicular", "funicular"], 200, id="a gateway behind two gateways"),
+        pytest.param([", ".join(["funicular"] * 5)], 508, id="five in one line"),
+        pytest.param(["funicular", "x, funicular", "funicular, y", "funicular,funicular"], 508, id="in several lines"),
+        pytest.param(["notfunicular"] * 5, 200, id="others' names"),
+    ],
+)
+async def test_a_request_that_passed_gateways_too_often_is_refused(
+    gateway: Rig, entries: list[str], status: int
+) -> None:
+    _, mini = await all_to_mini(gateway)
+    mini.handler = tells_passes
+    headers = CIMultiDict([("cdn-loop", entry) for entry in entries] + [("x-user-id", "alice")])
+    body = {"model": "support-chat", "messages": []}
+    async with gateway.session.post(f"{gateway.url}/v1/chat/completions", json=body, headers=headers) as answer:
+        assert answer.status == status
+        said = await answer.json()
+    if status == 508:
+        assert said["error"]["code"] == "loop_detected"
+        assert not mini.seen
+    else:
+        assert said == [*",".join(entries).replace(" ", "").split(","), "funicular"][0 if entries else 1 :]
 
 
 # --- fallback ---------------------------------------------------------------------------------------------------------

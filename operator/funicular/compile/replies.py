@@ -43,6 +43,11 @@ def unknown_model() -> Json:
     return direct("unknown-model", 404, error(text, "model_not_found"))
 
 
+def loop_detected() -> Json:
+    text = "The request came back to a gateway again and again: a candidate's url leads to the gateway itself."
+    return direct("loop", 508, error(text, "loop_detected"))
+
+
 def unknown_path() -> Json:
     text = "This gateway has no such path. It takes POST requests with a JSON body below /v1/, and GET /v1/models."
     return direct("unknown-path", 404, error(text, "unknown_path"))

@@ -34,12 +34,15 @@ from funicular.compile.protos import (
     typed,
     when_present,
 )
-from funicular.compile.replies import ROUTE, direct, model, models, unknown_model, unknown_path
+from funicular.compile.replies import ROUTE, direct, loop_detected, model, models, unknown_model, unknown_path
 from funicular.compile.stats import FIRST_TOKEN
 
 LUA = "envoy.filters.http.lua"
 LABEL, THRESHOLD = "x-funicular-label", "x-funicular-threshold"
 NAME = "policies"
+# RFC 8586: a candidate's name may lead to this gateway again, which nobody can know beforehand. Each attempt adds an entry,
+# and a gateway in front of another one is no loop.
+LOOP, HOPS = "cdn-loop", 5
 _BACK_OFF = {"base_interval": "0.001s", "max_interval": "0.002s"}
 _FALLBACK = {
     "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-status-codes",
@@ -227,6 +230,12 @@ def route_configuration(by_model: Mapping[str, Any], settings: GatewaySettings) 
     }
     if by_model:
         matcher = exact_map(state_input(MODEL), dict(by_model), {"matcher": matcher})
+    passed_often = {"safe_regex": {"google_re2": {}, "regex": rf"(?s)(.*\bfunicular\b){{{HOPS},}}.*"}}
+    loops = {"single_predicate": {"input": header_input(LOOP), "value_match": passed_often}}
+    matcher = {
+        "matcher_list": {"matchers": [{"predicate": loops, "on_match": loop_detected()}]},
+        "on_no_match": {"matcher": matcher},
+    }
     identity = (
         f"%METADATA(ROUTE:{SPACE}:k)%;%METADATA(CLUSTER:{SPACE}:candidate)%;"
         f"%FILTER_STATE({REPLICATE}:PLAIN)%;%START_TIME(%s.%6f)%"
@@ -235,6 +244,9 @@ def route_configuration(by_model: Mapping[str, Any], settings: GatewaySettings) 
         "name": "all",
         "domains": ["*"],
         "request_body_buffer_limit": str(settings.body_limit),
+        "request_headers_to_add": [
+            {"header": {"key": LOOP, "value": "funicular"}}
+        ],  # one more, after those that are there
         "response_headers_to_add": [
             {
                 "header": {"key": "x-funicular-id", "value": identity},
