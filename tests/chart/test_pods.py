@@ -129,13 +129,23 @@ def test_two_renderings_are_equal() -> None:
     assert tuple(chart.template()) == rendered("the defaults")
 
 
-def test_the_drain_fits_into_the_grace_period(objects: tuple[Json, ...]) -> None:
+def test_a_drain_fits_into_the_grace_period(objects: tuple[Json, ...]) -> None:
     for pod in pods(objects):
         for container in pod["containers"]:
-            hook = container.get("lifecycle", {}).get("preStop")
-            if hook:
-                assert hook["exec"]["command"][:4] == ["funicular", "agent", "drain", "--seconds"]
-                assert int(hook["exec"]["command"][4]) + 20 <= pod["terminationGracePeriodSeconds"]
+            if container["name"] == "agent":
+                command = container["lifecycle"]["preStop"]["exec"]["command"]
+                (longest,) = (it["value"] for it in container["env"] if it["name"] == "FUNICULAR_DRAIN_SECONDS")
+                assert command[:3] == ["funicular", "agent", "drain"]
+                assert int(command[-1]) <= int(longest) <= pod["terminationGracePeriodSeconds"] - 20
+
+
+def test_envoy_ends_after_the_agent_that_drains_it(objects: tuple[Json, ...]) -> None:
+    """A sidecar container: the kubelet ends it when the others have ended."""
+    for pod in pods(objects):
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            if container["name"] == "envoy":
+                assert container in pod["initContainers"]
+                assert container["restartPolicy"] == "Always"
 
 
 @pytest.mark.parametrize(
