@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import yaml
 
 from hack.argocd import commands, parts
 from hack.argocd.application import Application, Resource
@@ -109,8 +110,7 @@ class ArgoCD:
 
     def apply(self, *manifests: Mapping[str, Any]) -> None:
         """`kubectl apply` of objects, an Application for one."""
-        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
-        self.kubectl("apply", "-f", "-", input=text)
+        self.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(manifests, sort_keys=False))
 
     def application(self, name: str) -> Application:
         """As it is now. Raises CommandFailed if there is none."""
@@ -199,20 +199,20 @@ class ArgoCD:
     def _install(self, settings: Mapping[str, str]) -> None:
         for path in self._crds():
             self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
-        self._until_served("applications.argoproj.io,appprojects.argoproj.io")
-        self.apply(*commands.objects(self.layout, settings))
+        self._until_served(commands.objects(self.layout, settings))
 
-    def _until_served(self, kinds: str, timeout: float = 30) -> None:
-        """`kubectl wait` gives up on a CRD that has no conditions yet."""
+    def _until_served(self, objects: Sequence[Json], timeout: float = 60) -> None:
+        """Applied when the API server serves, and can validate, the kinds that it was given a moment ago. That fact cannot be
+        asked for: `kubectl wait` gives up on a CRD that has no conditions yet, and those say nothing of the schema."""
         deadline = time.monotonic() + timeout
         while True:
             try:
-                self.kubectl("get", kinds, "--all-namespaces")
+                self.apply(*objects)
                 return
             except CommandFailed:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)
+                time.sleep(0.2)
 
     def _crds(self) -> Sequence[Path]:
         return sorted((self.layout.parts.module / "manifests" / "crds").glob("*-crd.yaml"))

@@ -44,7 +44,7 @@ def test_the_keys_are_those_of_the_folder(helm: Path, switch: bool) -> None:
     assert (found["metadata"]["name"], found["metadata"]["namespace"]) == ("shop-funicular-argocd", "routing")
 
 
-def test_it_can_be_the_part_of_argocd_cm_that_server_side_apply_merges(helm: Path) -> None:
+def test_it_can_be_a_patch_of_argocd_cm(helm: Path) -> None:
     (found,) = _rendered(helm, enabled=True, configMapName="argocd-cm", configMapNamespace="argocd")
     labels = {"app.kubernetes.io/part-of": "argocd"}
     assert found["metadata"] == {"name": "argocd-cm", "namespace": "argocd", "labels": labels}

@@ -21,12 +21,11 @@ from funicular.controller.managed import ARGO_TRACKING
 from hack.argocd import ArgoCD
 from hack.argocd.commands import NAMESPACE
 from hack.argocd.customizations import settings
-from hack.demo import policies
-from hack.demo.stack import CHECKOUT, Stack
+from hack.demo.stack import CHECKOUT, Provider, Stack
 from hack.demo.timeline import Seen
 from tests.argocd.delivery import Delivery, as_chart, as_manifest, config_map, delivered
 from tests.e2e.account import Account
-from tests.integration.stack_fixtures import Scene, manifest, on_stage, revision
+from tests.integration.stack_fixtures import MINI, NEXT, Scene, manifest, on_stage, revision
 
 Json = dict[str, Any]
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
@@ -48,7 +47,9 @@ def argo(installed: Stack, account: Account, tmp_path_factory: pytest.TempPathFa
     with ArgoCD.start(installed.cluster.kubeconfig, folder) as running:
         account.say(f"Argo CD is ready after {time.time() - began:.1f} s")
         before = _argocd_cm(running)
-        running.kubectl("apply", "--server-side", "-f", "-", input=_customizations(running))
+        patch = folder / "funicular-argocd.yaml"
+        patch.write_text(_customizations(running))
+        running.kubectl("patch", "configmap", "argocd-cm", "-n", NAMESPACE, "--type=merge", f"--patch-file={patch}")
         after = _argocd_cm(running)
         assert {key: after[key] for key in before} == before, "Argo CD's own settings are not what they were"
         assert after.keys() - before.keys() == settings().keys()
@@ -57,20 +58,20 @@ def argo(installed: Stack, account: Account, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def broken(installed: Stack) -> AsyncIterator[policies.Provider]:
+async def broken(installed: Stack) -> AsyncIterator[Provider]:
     """A cheap model that fails nine requests of ten, until the test is over."""
-    await installed.set_faults(policies.NEXT.name, **BROKEN)
-    yield policies.NEXT
-    await installed.set_faults(policies.NEXT.name, **SOUND)
+    await installed.set_faults(NEXT.name, **BROKEN)
+    yield NEXT
+    await installed.set_faults(NEXT.name, **SOUND)
 
 
 def first(stack: Stack, name: str, **rollout: Any) -> Json:
-    return manifest(stack, name, **{"steps": STEPS, "candidate": policies.MINI, **rollout})
+    return manifest(stack, name, **{"steps": STEPS, "candidate": MINI, **rollout})
 
 
 def second(stack: Stack, name: str, **rollout: Any) -> Json:
     """The same policy with another cheap model."""
-    return first(stack, name, candidate=policies.NEXT, **rollout)
+    return first(stack, name, candidate=NEXT, **rollout)
 
 
 def changed(policy: Json, timeout: str) -> Json:
@@ -134,7 +135,7 @@ async def test_a_ramp_is_healthy_and_holds_up_no_commit(argo: ArgoCD, installed:
 
 
 async def test_a_revert_under_self_heal_does_not_fight(
-    argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider, pytestconfig: pytest.Config
+    argo: ArgoCD, installed: Stack, account: Account, broken: Provider, pytestconfig: pytest.Config
 ) -> None:
     """`onRegression: Auto`: the spec is held because git manages it, traffic is at the last good revision, nobody writes."""
     good, bad = first(installed, "argo-revert"), second(installed, "argo-revert")
@@ -179,7 +180,7 @@ async def test_a_revert_under_self_heal_does_not_fight(
 
 
 async def test_a_helm_source_is_held_too_and_put_right_in_git(
-    argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider
+    argo: ArgoCD, installed: Stack, account: Account, broken: Provider
 ) -> None:
     """A chart of one policy; the bad commit is taken back with `git revert`: Healthy again, and nothing ramps for it."""
     good, bad = first(installed, "argo-helm"), second(installed, "argo-helm")
@@ -252,7 +253,7 @@ async def test_actions_and_a_human_gate(argo: ArgoCD, installed: Stack, account:
 
 
 async def test_revert_spec_with_the_settings_that_are_documented(
-    argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider
+    argo: ArgoCD, installed: Stack, account: Account, broken: Provider
 ) -> None:
     """`onRegression: RevertSpec`, with hack/examples/argocd/revert-spec.yaml: restored once and not undone; the next commit
     brings git's spec back, which is latched, and the next good one ramps."""
@@ -298,7 +299,7 @@ async def test_where_spec_is_ignored_a_commit_of_nothing_else_waits_for_a_sync(a
 
 
 async def test_revert_spec_against_self_heal_gives_up_after_one_round(
-    argo: ArgoCD, installed: Stack, account: Account, broken: policies.Provider
+    argo: ArgoCD, installed: Stack, account: Account, broken: Provider
 ) -> None:
     """Without those settings self-heal undoes the restored spec at once; the revision is latched, so it ends there, held."""
     good, bad = (make(installed, "argo-fight", onRegression="RevertSpec") for make in (first, second))
@@ -340,7 +341,7 @@ async def test_revert_spec_against_self_heal_gives_up_after_one_round(
 async def test_who_is_taken_for_git(
     installed: Stack,
     account: Account,
-    broken: policies.Provider,
+    broken: Provider,
     marks: Json,
     is_held: bool,
     request: pytest.FixtureRequest,
