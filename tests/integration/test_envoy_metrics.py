@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from funicular.adapters.envoy_admin import EnvoyAdmin
 from funicular.api.spec import Price
 from funicular.compile import arm_of, replicate_of
 from funicular.compile.metrics import ARMS, SCRAPE, samples
@@ -21,6 +22,31 @@ from tests.unit.compile.builders import make_classifier, make_policy, make_route
 async def gateway(tmp_path: Path) -> AsyncIterator[Rig]:
     async with rig(tmp_path) as one:
         yield one
+
+
+async def test_open_requests_are_those_of_applications(gateway: Rig) -> None:
+    """A pod that drains waits for them: the question, by the admin interface, must not count itself."""
+    frontier = await gateway.upstream("frontier")
+    came, answer = asyncio.Event(), asyncio.Event()
+
+    async def slowly(request: web.Request) -> web.Response:
+        came.set()
+        await answer.wait()
+        return web.json_response({})
+
+    frontier.handler = slowly
+    await gateway.start(make_policy(make_traffic(make_route("aaaa", make_upstream("frontier", frontier.url)))))
+    admin = EnvoyAdmin("127.0.0.1", gateway.settings.admin_port)
+    try:
+        assert await admin.active_requests() == 0
+        asked = asyncio.create_task(gateway.chat("u1"))
+        await came.wait()
+        assert await admin.active_requests() == 1
+        answer.set()
+        await asked
+        assert await admin.active_requests() == 0
+    finally:
+        await admin.close()
 
 
 async def test_counts_are_exact(gateway: Rig) -> None:

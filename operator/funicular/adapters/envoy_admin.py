@@ -18,7 +18,7 @@ CLUSTERS, ROUTES, SHARES = "clusters", "routes", "shares"  # the three kinds of 
 _OF_STAT = {"cluster_manager.cds": CLUSTERS, "runtime": SHARES}
 _REFUSALS = r"^(cluster_manager\.cds|http\.[^.]+\.rds\.[^.]+|runtime)\.update_(rejected|failure)$"
 _WARMING = r"^cluster_manager\.warming_clusters$"
-_ACTIVE = r"^http\.[^.]+\.downstream_rq_active$"
+_ACTIVE = r"^http\.gateway\.downstream_rq_active$"  # not the admin interface's: the question itself is a request there
 
 
 def kind_of(prefix: str) -> str | None:
