@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 OUT ?= out
 CLUSTER ?= default
 NODE_NAME ?= default
-TESTS ?= tests/unit tests/controller tests/adapters tests/chart tests/integration
+TESTS ?= tests/unit tests/controller tests/adapters tests/chart tests/argocd tests/security tests/integration
 export PYTHONPATH := operator:.
 
 help: ## Print the targets
@@ -22,15 +22,18 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 
 setup: $(VENV)/.installed ## Install the Python packages (every other target does it too)
 
-binaries: setup ## Find or build Kubernetes, etcd and Prometheus (7 to 20 minutes on two cores, once)
-	@$(RUN) -m hack.cluster binaries
+binaries: setup ## Find or build Kubernetes, etcd, Prometheus, Helm, Argo CD and a node's parts (18 to 40 minutes on two cores, once)
+	@$(RUN) -m hack.cluster binaries --all
 
 demo: setup ## Run the ramp's two stories on real parts, live, with a report at the end (OUT=dir, REGRESSION=errors|latency|thumbs)
 	@$(RUN) -m hack.demo --out $(OUT) $(if $(REGRESSION),--regression $(REGRESSION))
 
-test: setup ## Run all tests: unit, controller, adapters, integration on real parts
+test: setup ## Run all tests that need no node: unit, controller, adapters, chart, Argo CD's scripts, attacks, integration on real parts
 	@$(RUN) -m hack.cluster binaries
 	@$(RUN) -m pytest $(TESTS)
+
+e2e: binaries ## Install, ramp, upgrade and break it on a real node with real pods and a real Argo CD; needs root (OUT=dir, E2E=tests)
+	@$(RUN) -m pytest $(or $(E2E),tests/e2e) --out $(OUT)
 
 check: setup ## Lint, types, import contracts, drift of generated files
 	@test ! -e operator/__init__.py -a ! -e operator/operator.py || { echo "operator/ must stay a plain folder: a package there would shadow the standard library" >&2; exit 1; }
@@ -86,4 +89,4 @@ lock: setup ## Pin the dependencies again, with hashes
 clean: ## Remove the virtual environment and everything that runs left behind
 	rm -rf $(VENV) .run out .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: audit images help setup binaries play demo test check break-rules generate chart bench cluster cluster-down node node-down lock clean
+.PHONY: audit images help setup binaries play demo test e2e check break-rules generate chart bench cluster cluster-down node node-down lock clean

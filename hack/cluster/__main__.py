@@ -88,9 +88,10 @@ def show(_: argparse.Namespace) -> int:
     return 0
 
 
-def build(_: argparse.Namespace) -> int:
+def build(arguments: argparse.Namespace) -> int:
     """Find every binary, or build it into the cache; stdout has a line for each."""
-    for name, path in binaries.ensure(binaries.CLUSTER_BINARIES).items():
+    everything = [name for tool in binaries.TOOLS for name in tool.packages]
+    for name, path in binaries.ensure(everything if arguments.all else binaries.CLUSTER_BINARIES).items():
         print(f"{name}\t{path}")
     return 0
 
@@ -156,7 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--owner", action="store_true", help=argparse.SUPPRESS)
     stop = command("down", down, "end a cluster and everything it started")
     stop.add_argument("--all", action="store_true", help="every cluster of this checkout")
-    command("binaries", build, "find, or build once, every binary a cluster needs")
+    built = command("binaries", build, "find, or build once, every binary a cluster needs")
+    built.add_argument("--all", action="store_true", help="also those of a real node, Helm and Argo CD")
     command("list", show, "list the clusters of this checkout")
     command("env", env, "print the shell lines of a running cluster")
     return parser

@@ -29,6 +29,7 @@ ORDER = ("test_node", "test_install", "test_ramp", "test_faults", "test_security
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--out", type=Path, default=None, help="folder for e2e.json, the report and logs of what failed")
+    parser.addoption("--node", default="e2e", help="name of the node: two runs side by side need two")
     parser.addoption(
         "--war-seconds", type=float, default=45.0, help="how long writes to the spec are counted after a revert"
     )
@@ -58,13 +59,15 @@ def account(pytestconfig: pytest.Config) -> Account:
 
 
 @pytest.fixture(scope="session")
-def node(account: Account) -> Iterator[Node]:
+def node(pytestconfig: pytest.Config, account: Account) -> Iterator[Node]:
     """A whole node with NetworkPolicy, metrics-server, Prometheus and our images."""
     if os.geteuid() != 0:
         pytest.exit("a real node needs root: namespaces, cgroups and a bridge", returncode=2)
     images = build(IMAGES, say=account.say)
     account.images(images)
-    with Node.start("e2e", images=[images.archive], metrics_server=True, report=account.say) as running:
+    with Node.start(
+        pytestconfig.getoption("--node"), images=[images.archive], metrics_server=True, report=account.say
+    ) as running:
         account.node = running
         yield running
         account.node = None
