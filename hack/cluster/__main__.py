@@ -90,7 +90,7 @@ def show(_: argparse.Namespace) -> int:
 
 def build(arguments: argparse.Namespace) -> int:
     """Find every binary, or build it into the cache; stdout has a line for each."""
-    everything = [name for tool in binaries.TOOLS for name in tool.packages]
+    everything = [name for tool in (*binaries.TOOLS, *binaries.ON_REQUEST) for name in tool.packages]
     for name, path in binaries.ensure(everything if arguments.all else binaries.CLUSTER_BINARIES).items():
         print(f"{name}\t{path}")
     return 0
