@@ -66,6 +66,9 @@ SETS: dict[str, dict[str, Any]] = {
         "image": {"digest": "sha256:" + "b" * 64},
         "operator": {"serviceAccount": {"annotations": {"cloud/role": "x"}}},
     },
+    "customizations for Argo CD": {
+        "argocd": {"customizations": {"enabled": True, "progressingWhileRamping": True, "configMapName": "for-argocd"}}
+    },
     "everything for monitoring": {
         "monitoring": {
             "podMonitor": {"enabled": True, "labels": {"release": "kps"}},

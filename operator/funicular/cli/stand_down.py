@@ -72,9 +72,11 @@ async def take_back(kube: KubeClient, body: Json, end: float) -> Outcome:
             request = Request(Verb.ABORT, bound_to(body), asked, WHO)
             patch = {"metadata": {"uid": body["metadata"]["uid"], "annotations": {ANNOTATION: request.annotation()}}}
             await kube.patch(path(namespace, name), patch)
-        while not is_settled(body, asked) and loop.time() < end:
-            await asyncio.sleep(POLL_SECONDS)
-            body = await policy(kube, namespace, name)
+            while True:  # once at least, also when the time is over
+                body = await policy(kube, namespace, name)
+                if is_settled(body, asked) or loop.time() >= end:
+                    break
+                await asyncio.sleep(POLL_SECONDS)
         return left_at(body, asked)
     except NotFound:
         return Left.DELETED, ""
@@ -96,10 +98,10 @@ def bound_to(body: Json) -> str:
     return status.candidate.revision if status.candidate else revision_of(parse_policy(body).spec)
 
 
-def is_settled(body: Json, asked: str | None) -> bool:
+def is_settled(body: Json, asked: str) -> bool:
     """The operator has answered, and the gateways serve by its answer."""
     status = status_of(body)
-    return asked is None or (has_answered(status, asked) and gateways_agree(status))
+    return has_answered(status, asked) and gateways_agree(status)
 
 
 def has_answered(status: Status, asked: str) -> bool:
