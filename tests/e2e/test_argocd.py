@@ -14,24 +14,31 @@ import pytest_asyncio
 import yaml
 
 from funicular.adapters.kube import path_of
-from funicular.api.base import API_VERSION, PLURAL
-from funicular.api.revision import revision_of
-from funicular.api.spec import RoutingPolicySpec
 from funicular.controller.managed import ARGO_TRACKING
 from hack.argocd import ArgoCD
 from hack.argocd.commands import NAMESPACE
 from hack.argocd.customizations import settings
+from hack.demo.installed import Installed
 from hack.demo.stack import CHECKOUT, Provider, Stack
 from hack.demo.timeline import Seen
-from tests.argocd.delivery import Delivery, as_chart, as_manifest, config_map, delivered
+from tests.argocd.delivery import as_chart, as_manifest, config_map, delivered
+from tests.argocd.policies import (
+    LONG_STEPS,
+    STEPS,
+    changed,
+    chart_files,
+    customizations,
+    first,
+    holds,
+    ramps_of,
+    second,
+    spec_revision,
+)
 from tests.e2e.account import Account
-from tests.integration.stack_fixtures import MINI, NEXT, Scene, manifest, on_stage, revision
+from tests.integration.stack_fixtures import NEXT, Scene, is_gone, on_stage, revision
 
 Json = dict[str, Any]
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
-STEPS = ({"share": 50, "minDuration": "1s", "minSamples": 60}, {"share": 100, "minDuration": "1s", "minSamples": 80})
-# Long enough for a commit to come in mid-ramp.
-LONG_STEPS = ({"share": 20, "minDuration": "15s", "minSamples": 40}, STEPS[1])
 BROKEN = {"error_rate": 0.9, "error_code": 503}
 SOUND = {"error_rate": 0.0}
 EXAMPLES = CHECKOUT / "hack" / "examples" / "argocd"
@@ -48,7 +55,7 @@ def argo(installed: Stack, account: Account, tmp_path_factory: pytest.TempPathFa
         account.say(f"Argo CD is ready after {time.time() - began:.1f} s")
         before = _argocd_cm(running)
         patch = folder / "funicular-argocd.yaml"
-        patch.write_text(_customizations(running))
+        patch.write_text(customizations(running))
         running.kubectl("patch", "configmap", "argocd-cm", "-n", NAMESPACE, "--type=merge", f"--patch-file={patch}")
         after = _argocd_cm(running)
         assert {key: after[key] for key in before} == before, "Argo CD's own settings are not what they were"
@@ -65,35 +72,16 @@ async def broken(installed: Stack) -> AsyncIterator[Provider]:
     await installed.set_faults(NEXT.name, **SOUND)
 
 
-def first(stack: Stack, name: str, **rollout: Any) -> Json:
-    return manifest(stack, name, **{"steps": STEPS, "candidate": MINI, **rollout})
-
-
-def second(stack: Stack, name: str, **rollout: Any) -> Json:
-    """The same policy with another cheap model."""
-    return first(stack, name, candidate=NEXT, **rollout)
-
-
-def changed(policy: Json, timeout: str) -> Json:
-    """The same models; another revision all the same."""
-    found = copy.deepcopy(policy)
-    found["spec"]["candidates"][1]["timeout"] = timeout
-    return found
-
-
-def spec_revision(body: Json) -> str:
-    return revision_of(RoutingPolicySpec.model_validate(body["spec"]))
-
-
-def ramps_of(body: Json, of: str) -> int:
-    return sum(it["event"] == "RampStarted" and it["revision"] == of for it in body["status"]["history"])
-
-
 async def count_requests(account: Account, scene: Scene) -> None:
     results = await scene.results()
     own = [it for it in results.failed if not it.lost]
     account.requests(sent=len(results.outcomes), failed_by_providers=len(own), lost=len(results.lost))
     assert not results.lost, "\n".join(it.explain() for it in results.lost[:20])
+
+
+async def test_the_examples_are_accepted(argo: ArgoCD) -> None:
+    """hack/examples/argocd, by Argo CD's own CRD."""
+    argo.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(EXAMPLES))
 
 
 async def test_a_ramp_is_healthy_and_holds_up_no_commit(argo: ArgoCD, installed: Stack, account: Account) -> None:
@@ -131,7 +119,7 @@ async def test_a_ramp_is_healthy_and_holds_up_no_commit(argo: ArgoCD, installed:
 
         pruned = await it.commit({"policy.yaml": None}, "the policy goes")
         await it.application(lambda app: app.is_at(pruned), "the policy is pruned")
-        assert not await _exists(installed, "argo-plain")
+        assert await is_gone(installed, "argo-plain")
 
 
 async def test_a_revert_under_self_heal_does_not_fight(
@@ -149,7 +137,7 @@ async def test_a_revert_under_self_heal_does_not_fight(
         degraded = await it.health("Degraded", why.message)
         assert "errors" in why.message
         account.facts["argocd_seconds_to_degraded"] = round(max(0.0, degraded.at - why.at.timestamp()), 2)
-        await _holds(it, stable, rejected)
+        await holds(it, stable, rejected)
 
         # What is counted is what happens in a time: there is no other fact to wait for.
         await asyncio.sleep(pytestconfig.getoption("--war-seconds"))
@@ -160,13 +148,13 @@ async def test_a_revert_under_self_heal_does_not_fight(
         assert not writes
         rows = it.recorder.rows_between(degraded.at, until_now)
         assert {(row.application.sync, row.application.health) for row in rows} == {("Synced", "Degraded")}
-        await _holds(it, stable, rejected)
+        await holds(it, stable, rejected)
 
         # The rejected commit again: by hand, and with the next commit that leaves the policy as it is.
         await it.sync()
         commit = await it.commit({"other.yaml": config_map("argo-revert-other")})
         await it.application(lambda app: app.is_at(commit), "the other file is applied")
-        await _holds(it, stable, rejected)
+        await holds(it, stable, rejected)
         assert not it.recorder.writes_between(reverted, time.time())
         answers = [o.answer for o in list(it.scene.load.results.outcomes) if o.at > reverted and o.answer]
         assert {answer.revision for answer in answers} == {stable}
@@ -191,7 +179,7 @@ async def test_a_helm_source_is_held_too_and_put_right_in_git(
         rejected = await it.deliver(bad)
         why = await it.rejected(rejected)
         await it.health("Degraded", why.message)
-        await _holds(it, stable, rejected)
+        await holds(it, stable, rejected)
 
         await asyncio.to_thread(argo.repository.revert)
         await asyncio.to_thread(argo.refresh, it.name)
@@ -276,7 +264,7 @@ async def test_revert_spec_with_the_settings_that_are_documented(
 
         await it.commit({"templates/other.yaml": config_map("argo-restore-other")})
         await it.health("Degraded", f"revision {rejected} was rejected: errors: ")
-        await _holds(it, stable, rejected)
+        await holds(it, stable, rejected)
 
         await installed.set_faults(broken.name, **SOUND)
         await it.promoted(await it.deliver(changed(bad, "9s")))
@@ -314,7 +302,7 @@ async def test_revert_spec_against_self_heal_gives_up_after_one_round(
         writes = it.recorder.writes_between(why.at.timestamp(), time.time())
         account.facts["argocd_spec_writes_of_a_revert_without_settings"] = len(writes)
         account.timeline("Argo CD: RevertSpec without settings", it.recorder.table())
-        await _holds(it, stable, rejected)
+        await holds(it, stable, rejected)
         assert 0 < len(writes) <= 4, writes
         await count_requests(account, it.scene)
 
@@ -366,16 +354,6 @@ async def test_who_is_taken_for_git(
         await count_requests(account, scene)
 
 
-def _customizations(argo: ArgoCD) -> str:
-    """As the chart's argocd/README.md says."""
-    values = "argocd.customizations.enabled=true,argocd.customizations.configMapName=argocd-cm"
-    return argo.helm(
-        *("template", "funicular", str(CHECKOUT / "charts" / "funicular")),
-        *("--show-only", "templates/argocd/customizations.yaml"),
-        *("--set", f"{values},argocd.customizations.configMapNamespace=argocd"),
-    )
-
-
 def _argocd_cm(argo: ArgoCD) -> dict[str, str]:
     found: dict[str, str] = json.loads(argo.kubectl("get", "configmap", "argocd-cm", "-n", NAMESPACE, "-o", "json"))[
         "data"
@@ -383,16 +361,35 @@ def _argocd_cm(argo: ArgoCD) -> dict[str, str]:
     return found
 
 
-async def _holds(it: Delivery, stable: str, rejected: str) -> None:
-    """The spec is git's, traffic is at the stable revision, and the rejected one does not ramp again."""
-    body = await it.scene.body()
-    assert spec_revision(body) == rejected
-    status = body["status"]
-    assert (status["phase"], status.get("candidate"), status["stable"]["revision"]) == ("Degraded", None, stable)
-    assert (status["traffic"]["revision"], status["traffic"]["share"]["desired"]) == (stable, 0)
-    assert ramps_of(body, rejected) == 1
-
-
-async def _exists(stack: Stack, name: str) -> bool:
-    items, _ = await stack.kube.list_all(path_of(API_VERSION, PLURAL, stack.namespace))
-    return any(it["metadata"]["name"] == name for it in items)
+async def test_the_chart_itself_from_git(argo: ArgoCD, installed: Installed) -> None:
+    """hack/examples/argocd/funicular.yaml, beside the release that is there: Synced, Healthy, and still so after another
+    look; deleted, it leaves nothing but its CRD."""
+    name, folder = "funicular-git", CHECKOUT / "charts" / "funicular"
+    await asyncio.to_thread(argo.repository.commit, chart_files(folder), "the chart")
+    application = yaml.safe_load((EXAMPLES / "funicular.yaml").read_text())
+    application["metadata"]["name"] = application["spec"]["destination"]["namespace"] = name
+    source = application["spec"]["source"]
+    source.update(repoURL=argo.repository.url, path=folder.name)
+    values = installed.values()
+    values |= {"crds": {"install": False}, "rbac": {"aggregateClusterRoles": False}}  # as a second release does
+    values["operator"] |= {"namespaces": [name], "replicas": 1}
+    values["gateway"] |= {"replicas": 1, "credentials": {"secretNames": []}}
+    source["helm"]["valuesObject"] = values
+    await asyncio.to_thread(argo.apply, application)
+    try:
+        await asyncio.to_thread(
+            argo.wait, name, lambda app: (app.sync, app.health) == ("Synced", "Healthy"), "it is installed", 180
+        )
+        pods, _ = await installed.kube.list_all(path_of("v1", "pods", name))
+        kinds = sorted(it["metadata"]["labels"]["app.kubernetes.io/component"] for it in pods)
+        assert kinds == ["gateway", "operator"]
+        commit = await asyncio.to_thread(argo.repository.commit, {}, "nothing")
+        await asyncio.to_thread(argo.refresh, name)
+        found = await asyncio.to_thread(argo.wait, name, lambda app: app.revision == commit, "it is compared again")
+        assert (found.sync, found.health, found.problems) == ("Synced", "Healthy", ())
+    finally:
+        arguments = ("applications.argoproj.io", name, "-n", NAMESPACE, "--timeout=120s")
+        await asyncio.to_thread(argo.kubectl, "delete", *arguments, timeout=150)
+    deployments, _ = await installed.kube.list_all(path_of("apps/v1", "deployments", name))
+    assert not deployments
+    await asyncio.to_thread(argo.kubectl, "delete", "namespace", name, "--wait=false")
