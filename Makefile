@@ -25,8 +25,8 @@ setup: $(VENV)/.installed ## Install the Python packages (every other target doe
 binaries: setup ## Find or build Kubernetes, etcd, Prometheus, Helm, Argo CD and a node's parts (18 to 40 minutes on two cores, once)
 	@$(RUN) -m hack.cluster binaries --all
 
-demo: setup ## Run the ramp's two stories on real parts, live, with a report at the end (OUT=dir, REGRESSION=errors|latency|thumbs)
-	@$(RUN) -m hack.demo --out $(OUT) $(if $(REGRESSION),--regression $(REGRESSION))
+demo: setup ## Run the ramp's two stories on real parts, live, with a report at the end (OUT=dir, REGRESSION=errors|latency|thumbs, NODE=real)
+	@$(RUN) -m hack.demo --out $(OUT) $(if $(REGRESSION),--regression $(REGRESSION)) $(if $(NODE),--node $(NODE))
 
 test: setup ## Run all tests that need no node: unit, controller, adapters, chart, Argo CD's scripts, attacks, integration on real parts
 	@$(RUN) -m hack.cluster binaries

@@ -1,4 +1,4 @@
-"""`python -m hack.demo`: two stories on real parts in under four minutes, live, with a report at the end.
+"""`python -m hack.demo [--node real]`: two stories on real parts in under four minutes, live, with a report at the end.
 
 Exit code: 0 if everything promised was seen, 1 if not, 128 + N after signal N. Nothing it started survives it.
 """
@@ -11,8 +11,9 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from hack.cluster.cluster import CHECKOUT, Cluster, Options
 from hack.cluster.errors import ClusterError
 from hack.demo import policies, stack
 from hack.demo.findings import Run, find
+from hack.demo.installed import Installed
 from hack.demo.interrupts import Interrupts, kill_descendants
 from hack.demo.live import Screen, beside
 from hack.demo.measure import Measured, Prometheus
@@ -29,31 +31,41 @@ from hack.demo.stack import Stack
 from hack.demo.stories import Stories, StoryBroken
 from hack.demo.timeline import Timeline
 from hack.demo.watching import Watcher
+from hack.image.build import build
+from hack.image.errors import ImageError
+from hack.node import Node
+from hack.node.node import Options as NodeOptions
 from hack.sim.load import provider_failures
 from hack.sim.load_thread import LoadThread
 from hack.sim.users import Habits, Population
 
 PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "prometheus")
+REAL_PARTS = (*NodeOptions().binaries, "helm")
 USERS = 6_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    options.rate = options.rate or (300.0 if options.node == "process" else 150.0)
     console = Console(highlight=False)
     console.soft_wrap = not console.is_terminal  # a line of a log stays one line
     interrupts = Interrupts()
     interrupts.install()
     began = time.time()
-    cluster = Cluster(_cluster_options(options.name))
+    place: Cluster | Node | None = None
     try:
-        built = _prepare(console)
+        built = _prepare(console, PARTS if options.node == "process" else REAL_PARTS)
         began += built
-        cluster.launch()
         screen = Screen(console, Timeline())
-        screen.say(
-            f"etcd, API server, controller manager, scheduler, Prometheus and the process node run ({time.time() - began:.1f} s)"
+        place = _place(options, screen.say)
+        place.launch()
+        what = (
+            "the process node runs its pods as processes" if options.node == "process" else "a real node runs its pods"
         )
-        demo = Demo(cluster, screen, options, began, built)
+        screen.say(
+            f"etcd, API server, controller manager, scheduler and Prometheus run; {what} ({time.time() - began:.1f} s)"
+        )
+        demo = Demo(_stack(place, options), screen, options, began, built)
         run = asyncio.run(demo.run(interrupts))
         from hack.demo import report  # here: drawing libraries take a second to import
 
@@ -63,12 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("interrupted: ending everything that was started", style="yellow")
         return interrupts.exit_code
-    except (ClusterError, TimeoutError) as error:
+    except (ClusterError, ImageError, TimeoutError) as error:
         console.print(str(error), style="red", markup=False)
         return 1
     finally:
         interrupts.ignore()
-        cluster.stop()
+        if place is not None:
+            place.stop()
         left = kill_descendants()
         if left and not interrupts.number:
             console.print(f"had to be killed: {', '.join(left)}", style="yellow", markup=False)
@@ -77,10 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class Demo:
     """One run between a cluster that is up and a report that is to be written."""
 
-    def __init__(
-        self, cluster: Cluster, screen: Screen, options: argparse.Namespace, began: float, built: float
-    ) -> None:
-        self._cluster, self._screen, self._options, self._began, self._built = cluster, screen, options, began, built
+    def __init__(self, it: Stack, screen: Screen, options: argparse.Namespace, began: float, built: float) -> None:
+        self._it, self._screen, self._options, self._began, self._built = it, screen, options, began, built
         self._timeline = screen._timeline
         self._people = People()
         self._load = LoadThread(
@@ -94,9 +105,7 @@ class Demo:
 
     async def run(self, interrupts: Interrupts) -> Run:
         interrupts.attach()
-        it = Stack(
-            self._cluster, namespace="demo", gateways=3, operators=self._options.operators, providers=policies.PROVIDERS
-        )
+        it = self._it
         try:
             await it.start()
             setup = time.time() - self._began
@@ -147,7 +156,7 @@ class Demo:
         )
 
     async def _measure(self, started: float, ended: float) -> Measured | None:
-        prometheus = Prometheus(self._cluster.prometheus_url, "demo", policies.POLICY)
+        prometheus = Prometheus(self._it.cluster.prometheus_url, "demo", policies.POLICY)
         return await prometheus.measured(started, ended)
 
     async def _keep_targets(self, it: Stack) -> None:
@@ -178,21 +187,35 @@ class Demo:
             self._load.stop(2.0)
 
 
-def _cluster_options(name: str) -> Options:
-    return Options(name=name, images=stack.images())
+def _place(options: argparse.Namespace, say: Callable[[str], None]) -> Cluster | Node:
+    """Not started yet. The images of a real node are built here if something of them changed."""
+    if options.node == "process":
+        return Cluster(Options(name=options.name, images=stack.images()))
+    images = build(CHECKOUT / ".run" / "images", say=say)
+    return Node(NodeOptions(name=options.name, images=(images.archive,)), say)
 
 
-def _prepare(console: Console) -> float:
+def _stack(place: Cluster | Node, options: argparse.Namespace) -> Stack:
+    """From plain manifests on the process node, from the chart on a real one."""
+    wanted: dict[str, Any] = {"gateways": 3, "operators": options.operators, "providers": policies.PROVIDERS}
+    return (
+        Installed(place, namespace="demo", **wanted)
+        if isinstance(place, Node)
+        else Stack(place, namespace="demo", **wanted)
+    )
+
+
+def _prepare(console: Console, parts: Sequence[str]) -> float:
     """Builds what is nowhere; the seconds that it took."""
     began = time.time()
-    missing = [part for part in PARTS if binaries.find(part) is None]
+    missing = [part for part in parts if binaries.find(part) is None]
     if not missing:
         return 0.0
     console.print(
         f"First run: {', '.join(missing)} will be built from pinned Go modules into {binaries.cache_folder()}. "
         "Together 8 to 20 minutes on two cores, once; later runs start in about 15 seconds."
     )
-    binaries.ensure(PARTS)
+    binaries.ensure(parts)
     return time.time() - began
 
 
@@ -206,9 +229,17 @@ def _parser() -> argparse.ArgumentParser:
         help="what goes wrong with the bad revision",
     )
     parser.add_argument("--seconds-scale", type=float, default=1.0, help="stretches the steps' shortest times")
-    parser.add_argument("--rate", type=float, default=300.0, help="requests a second")
+    parser.add_argument(
+        "--rate", type=float, help="requests a second (default: 300; 150 on a real node, which needs CPU)"
+    )
     parser.add_argument("--seed", type=int, default=7, help="of users and their requests")
     parser.add_argument("--operators", type=int, default=2, help="replicas of the operator")
+    parser.add_argument(
+        "--node",
+        choices=("process", "real"),
+        default=os.environ.get("NODE") or "process",
+        help="real: the chart on a real node with real pods; needs root and Debian 12",
+    )
     parser.add_argument("--name", default="demo", help="of the cluster; two demos side by side need two names")
     return parser
 

@@ -72,7 +72,7 @@ class Installed(Stack):
         out, err = await process.communicate()
         if process.returncode:
             raise CommandFailed(f"helm {arguments[0]}: {err.decode().strip()}\n{out.decode()}")
-        return out.decode()
+        return out.decode() + err.decode()  # what a hook's Job says comes on stderr
 
     async def remove(self) -> None:
         await self.kubectl("delete", "routingpolicies", "--all", "--timeout=60s")

@@ -70,6 +70,8 @@ async def test_uninstall_leaves_endpoints_at_the_baseline_and_says_so(installed:
     await until(ramps, "the policy ramps")
     said = await installed.helm("uninstall", RELEASE, "--wait", "--timeout", "120s")
     account.tables["helm uninstall"] = [{"said": line} for line in said.splitlines() if line.strip()]
+    assert f"{installed.namespace}/{name}" in said
+    assert "at the baseline" in said
     left = await installed.policy(name)
     assert left["status"]["traffic"].get("candidate") is None, left["status"]["message"]
     assert left["status"]["traffic"]["share"]["desired"] == 0
