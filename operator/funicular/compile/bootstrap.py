@@ -229,7 +229,10 @@ def _metrics(settings: GatewaySettings) -> Json:
                         {
                             "match": {
                                 "path": "/metrics",
-                                "headers": [{"name": ":method", "string_match": {"exact": "GET"}}],
+                                "headers": [
+                                    {"name": ":method", "string_match": {"exact": "GET"}},
+                                    {"name": ":path", "string_match": {"exact": "/metrics"}},  # no query of theirs
+                                ],
                             },
                             "route": {
                                 "cluster": "admin",
