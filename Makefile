@@ -44,14 +44,16 @@ check: setup ## Lint, types, import contracts, drift of generated files
 	@$(RUN) -m funicular.api.crd --check
 	@$(RUN) -m hack.state_diagram --check
 	@$(RUN) -m hack.embed_example --check
+	@$(RUN) -m hack.dashboards --check
 
 break-rules: setup ## Break each rule of the ramp once, in a copy, and show which test notices
 	@$(RUN) -m hack.break_rules
 
-generate: setup ## Write the generated files: the CRD, the README's diagram and example
+generate: setup ## Write the generated files: the CRD, the README's diagram and example, dashboards, kustomization
 	@$(RUN) -m funicular.api.crd
 	@$(RUN) -m hack.state_diagram
 	@$(RUN) -m hack.embed_example
+	@$(RUN) -m hack.dashboards
 	@$(RUN) -m hack.chart
 
 chart: setup ## Write what is made from the chart: charts/kustomize, the table of values in its README
