@@ -24,7 +24,16 @@ from tests.integration.stack_fixtures import FRONTIER, MINI, NEXT
 LEASE_SECONDS = 6.0
 NAMESPACE = "funicular"
 IMAGES = CHECKOUT / ".run" / "images"  # kept: an unchanged archive is not written again
-ORDER = ("test_node", "test_install", "test_ramp", "test_faults", "test_security", "test_argocd", "test_lifecycle")
+ORDER = (
+    "test_node",
+    "test_install",
+    "test_ramp",
+    "test_faults",
+    "test_monitoring",
+    "test_security",
+    "test_argocd",
+    "test_lifecycle",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
