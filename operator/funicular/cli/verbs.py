@@ -99,7 +99,7 @@ def revision_for(verb: Verb, body: Json, wanted: str | None) -> str:
     if verb is Verb.RETRY and (candidate or not is_rejected):
         raise UserMustFix(f"revision {there} of {name} is not rejected: there is nothing to retry")
     if candidate is None and (
-        verb not in (Verb.RETRY, Verb.ABORT) or is_stable or (verb is Verb.ABORT and is_rejected)
+        verb not in (Verb.RETRY, Verb.ABORT) or (is_rejected if verb is Verb.ABORT else is_stable)
     ):
         raise UserMustFix(f"no revision of {name} ramps: there is nothing to {verb}")
     return there
@@ -113,6 +113,8 @@ def intention(verb: Verb, body: Json, revision: str) -> str:
     share = percent(status.traffic.share.desired if status.traffic else 0)
     place = f"revision {revision} at step {step_text(status)}, {share}"
     match verb:
+        case Verb.ABORT if status.stable is not None and status.stable.revision == revision:
+            return f"will send everything to the baseline and reject revision {revision}; only a retry lets it ramp again"
         case Verb.ABORT if status.candidate is None:
             return f"will reject revision {revision} before it ramps; only a retry lets it ramp"
         case Verb.ABORT:

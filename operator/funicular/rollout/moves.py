@@ -271,13 +271,18 @@ def drop_candidate(seen: Observation, status: Status, reason: str) -> Moved:
 
 
 def drift(seen: Observation, status: Status, reason: str) -> Moved:
-    """Rule 10: a promoted revision regressed: everything to the baseline."""
+    """Rule 10: a promoted revision regressed, or a person aborts it: everything to the baseline.
+
+    An abort leaves the spec as it is: the spec before it would ramp anew, and that is not what was asked for.
+    """
+    aborted = reason == "Aborted"
     revision = status.stable.revision if status.stable else ""
     message = why(seen, status, reason)
     route = baseline_route(_spec(seen))
     earlier = status.previous
     is_good = earlier is not None and not any(r.revision == earlier.revision for r in status.rejected)
-    restore = earlier.controller_revision if earlier is not None and is_good and spec_to_restore(seen, status) else None
+    restores = earlier is not None and is_good and not aborted and spec_to_restore(seen, status)
+    restore = earlier.controller_revision if earlier is not None and restores else None
     status = status.model_copy(
         update={
             "stable": RevisionStatus(revision=route.revision, since=seen.now),
@@ -291,8 +296,10 @@ def drift(seen: Observation, status: Status, reason: str) -> Moved:
             "spec_to_revert": restore,
         }
     )
-    message = f"promoted revision {revision} regressed, everything goes to the baseline: {message}"
-    return Moved(remembered(status, seen, "Drifted", revision, message), (Emit("Drifted", message, warning=True),))
+    happened = "is taken back" if aborted else "regressed"
+    message = f"promoted revision {revision} {happened}, everything goes to the baseline: {message}"
+    status = remembered(status, seen, reason, revision, message, by=_by(seen) if aborted else "")
+    return Moved(status, (Emit(reason, message, warning=True),))
 
 
 def pause(seen: Observation, status: Status, reason: str) -> Moved:

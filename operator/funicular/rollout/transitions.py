@@ -59,7 +59,7 @@ class Move(StrEnum):
     FORGIVE = "Forgive"  # un-latch a rejected revision
     TO_BASELINE = "ToBaseline"  # everything to the baseline, the policy is on its way out
     LET_GO = "LetGo"  # the pods confirmed: the finalizer may go
-    DRIFT = "Drift"  # a promoted revision regressed: everything to the baseline
+    DRIFT = "Drift"  # a promoted revision regressed, or a person takes it back: everything to the baseline
     SETTLE = "Settle"  # after a revert: finish what is left (restore the spec)
     WITHHOLD = "Withhold"  # keep traffic from being served under a foreign endpoint
 
@@ -123,7 +123,7 @@ ROWS: dict[State, dict[Signal, Step]] = {
         regressed=_REVERTS["regressed"],
         resume=Step("Resumed", Move.RESUME),
     ),
-    State.STEADY: _row("Steady", regressed=Step("Drifted", Move.DRIFT)),
+    State.STEADY: _row("Steady", abort=Step("Aborted", Move.DRIFT), regressed=Step("Drifted", Move.DRIFT)),
     State.REVERTING: _row(
         "Reverting", acked=Step("RevertAcknowledged", Move.SETTLE), retry=Step("StillReverting", Move.REFUSE)
     ),

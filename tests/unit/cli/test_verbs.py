@@ -40,7 +40,6 @@ def test_an_abort_before_the_ramp_is_bound_to_the_spec() -> None:
     [
         pytest.param(Verb.PROMOTE, STEADY, "no revision of support-chat ramps", id="promote without a ramp"),
         pytest.param(Verb.PAUSE, PROMOTED, "no revision of support-chat ramps", id="pause what is promoted"),
-        pytest.param(Verb.ABORT, PROMOTED, "no revision of support-chat ramps", id="abort what is promoted"),
         pytest.param(Verb.ABORT, REJECTED, "no revision of support-chat ramps", id="abort what is rejected"),
         pytest.param(Verb.RETRY, STEADY, "is not rejected: there is nothing to retry", id="retry what is new"),
         pytest.param(Verb.RETRY, {}, "is not rejected: there is nothing to retry", id="retry in a ramp"),

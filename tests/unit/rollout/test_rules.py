@@ -539,6 +539,18 @@ class TestRule10RevertTheResource:
         assert ramp.status.traffic.stable.is_baseline_only
         assert ramp.status.rejected[0].reason == "Drifted"
 
+    def test_an_abort_after_promotion_goes_to_the_baseline_and_leaves_the_spec(self) -> None:
+        ramp = Ramp().to_promoted()
+        promoted = ramp.status.revision
+        ramp.tick(request=verb(ramp, Verb.ABORT))
+        assert ramp.status.traffic
+        assert ramp.status.traffic.stable.is_baseline_only
+        assert [(it.revision, it.reason) for it in ramp.status.rejected] == [(promoted, "Aborted")]
+        assert ramp.status.spec_to_revert is None
+        ramp.tick()
+        ramp.tick()
+        assert ramp.status.candidate is None, "what was aborted ramps again"
+
     def test_the_revision_ends_a_supersession_without_being_rejected(self) -> None:
         ramp = Ramp().to_step(1)
         ramp.spec = make_spec("qwen-small-2")

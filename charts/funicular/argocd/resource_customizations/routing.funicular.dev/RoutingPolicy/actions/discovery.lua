@@ -33,7 +33,9 @@ end
 if status.observedGeneration ~= obj.metadata.generation then
   return actions
 end
-actions.abort.disabled = status.phase ~= "Preparing" and status.phase ~= "Blocked"
+-- Of what is promoted: everything goes to the baseline.
+local promoted = status.stable ~= nil and status.stable.revision == status.revision and status.phase ~= "Reverting"
+actions.abort.disabled = not (promoted or status.phase == "Preparing" or status.phase == "Blocked")
 if status.phase == "Degraded" then
   for _, rejected in ipairs(status.rejected or {}) do
     if rejected.revision == status.revision then
