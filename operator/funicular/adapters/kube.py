@@ -57,7 +57,7 @@ class Access:
         return self.token
 
 
-def _token_file_of_kubeconfig() -> str | None:
+def _token_file_of_kubeconfig(context: str | None) -> str | None:
     """The official loader reads `tokenFile` once and forgets its name, so a renewed token would never be seen."""
     import yaml
 
@@ -65,22 +65,23 @@ def _token_file_of_kubeconfig() -> str | None:
     if not path.is_file():
         return None
     loaded = yaml.safe_load(path.read_text())
-    current = next(
-        (c["context"]["user"] for c in loaded.get("contexts", []) if c["name"] == loaded.get("current-context")), None
-    )
+    wanted = context or loaded.get("current-context")
+    current = next((c["context"]["user"] for c in loaded.get("contexts", []) if c["name"] == wanted), None)
     user: Json = next((u["user"] for u in loaded.get("users", []) if u["name"] == current), {})
     return user.get("tokenFile")
 
 
-def discover() -> Access:
-    """In a pod: its service account; elsewhere KUBECONFIG or ~/.kube/config."""
+def discover(context: str | None = None) -> Access:
+    """In a pod: its service account; elsewhere KUBECONFIG or ~/.kube/config, by its present context or the one named."""
     loaded = Configuration()
-    if "KUBECONFIG" not in os.environ and Path(IN_CLUSTER_TOKEN).exists():
+    if context is None and "KUBECONFIG" not in os.environ and Path(IN_CLUSTER_TOKEN).exists():
         kubeconfig.load_incluster_config(client_configuration=loaded)  # type: ignore[no-untyped-call]
         token_file: str | None = IN_CLUSTER_TOKEN
     else:
-        kubeconfig.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=loaded)  # type: ignore[no-untyped-call]
-        token_file = _token_file_of_kubeconfig()
+        kubeconfig.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=os.environ.get("KUBECONFIG"), context=context, client_configuration=loaded
+        )
+        token_file = _token_file_of_kubeconfig(context)
     bearer = (loaded.api_key or {}).get("authorization") or (loaded.api_key or {}).get("BearerToken")
     return Access(
         server=loaded.host.rstrip("/"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Answer = TypeVar("Answer")
+CONTEXT = "FUNICULAR_CONTEXT"
 
 Namespace = Annotated[
     str | None, typer.Option("-n", "--namespace", help="Namespace; default: that of the kubeconfig's context.")
@@ -41,14 +42,24 @@ def present_namespace() -> str:
     from kubernetes.config import ConfigException
 
     own = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
-    if "KUBECONFIG" not in os.environ and os.path.exists(own):
+    if chosen_context() is None and "KUBECONFIG" not in os.environ and os.path.exists(own):
         with open(own) as file:
             return file.read().strip()
     try:
-        _, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
+        contexts, active = config.list_kube_config_contexts()  # type: ignore[no-untyped-call]
     except ConfigException as exc:
         raise UserMustFix(f"no cluster is configured: {exc}", remedy="set KUBECONFIG") from exc
-    return str(active["context"].get("namespace") or "default")
+    wanted = chosen_context()
+    found = next((it for it in contexts if it["name"] == wanted), None) if wanted else active
+    if found is None:
+        known = ", ".join(sorted(it["name"] for it in contexts))
+        raise UserMustFix(f"the kubeconfig has no context {wanted}", remedy=f"name one of: {known}")
+    return str(found["context"].get("namespace") or "default")
+
+
+def chosen_context() -> str | None:
+    """What --context said."""
+    return os.environ.get(CONTEXT) or None
 
 
 def with_cluster(work: Callable[[KubeClient], Awaitable[Answer]]) -> Answer:
@@ -62,7 +73,7 @@ def with_cluster(work: Callable[[KubeClient], Awaitable[Answer]]) -> Answer:
             return await work(kube)
 
     try:
-        access = discover()
+        access = discover(chosen_context())
     except ConfigException as exc:
         raise UserMustFix(f"no cluster is configured: {exc}", remedy="set KUBECONFIG") from exc
     return asyncio.run(session())
@@ -84,6 +95,8 @@ async def policies(kube: KubeClient, namespace: str | None) -> list[Json]:
 
 
 async def policy(kube: KubeClient, namespace: str, name: str) -> Json:
+    if not name:
+        raise UserMustFix("the policy's name is empty", remedy="funicular get lists them")
     try:
         return await kube.get(path(namespace, name))
     except NotFound as exc:

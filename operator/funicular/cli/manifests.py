@@ -58,6 +58,10 @@ def lint(
             wrong += 1
             print(f"{name}: {_where(exc)}")
             continue
+        except RecursionError:
+            wrong += 1
+            print(f"{name}: it is nested too deeply to be a manifest")
+            continue
         for document in (item for whole in found for item in _objects(whole)):
             if not _is_ours(document):
                 continue

@@ -114,7 +114,9 @@ def intention(verb: Verb, body: Json, revision: str) -> str:
     place = f"revision {revision} at step {step_text(status)}, {share}"
     match verb:
         case Verb.ABORT if status.stable is not None and status.stable.revision == revision:
-            return f"will send everything to the baseline and reject revision {revision}; only a retry lets it ramp again"
+            return (
+                f"will send everything to the baseline and reject revision {revision}; only a retry lets it ramp again"
+            )
         case Verb.ABORT if status.candidate is None:
             return f"will reject revision {revision} before it ramps; only a retry lets it ramp"
         case Verb.ABORT:

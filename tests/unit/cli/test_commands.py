@@ -143,3 +143,37 @@ def test_the_processes_do_not_pay_for_each_other() -> None:
 def test_classifier_serve_passes_its_options_on() -> None:
     result = invoke("classifier", "serve", "--port", "no-number")
     assert result.exit_code == 2
+
+
+def test_lint_of_what_is_nested_too_deeply_is_one_sentence() -> None:
+    result = invoke("lint", "-", text="[" * 20_000)
+    assert result.exit_code == 1
+    assert result.output == "<stdin>: it is nested too deeply to be a manifest\n"
+
+
+def test_the_version() -> None:
+    assert invoke("--version").output.startswith("funicular 0.")
+
+
+def test_context_and_kubeconfig_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main.os, "environ", environment := {})
+    assert main.placed(["get", "--context", "two", "-A", "--kubeconfig=/a"]) == ["get", "-A"]
+    assert environment == {main.CONTEXT: "two", "KUBECONFIG": "/a"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(["re"], {"resume", "retry"}, id="commands"),
+        pytest.param(["get", "--out"], {"--output"}, id="options"),
+        pytest.param(["get", "-o", "j"], {"json"}, id="values"),
+    ],
+)
+def test_kubectl_completes(
+    words: list[str], expected: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kubectl_complete-funicular", *words])
+    main.complete()
+    *candidates, directive = capsys.readouterr().out.splitlines()
+    assert {line.partition("\t")[0] for line in candidates} == expected
+    assert directive == ":4"
