@@ -272,3 +272,9 @@ def test_a_rule_names_metrics_and_labels_that_are_exported(played: tuple[Prometh
         labels = {label for metric, _ in answer for label in metric}
         wanted = {matcher["name"] for matcher in selector["matchers"]} - {"__name__"}
         assert wanted <= labels, f"{name} has {labels}"
+
+
+@pytest.mark.parametrize("expr", recorded().values(), ids=recorded().keys())
+def test_a_recording_rule_records(played: tuple[Prometheus, float], expr: str) -> None:
+    found, now = played
+    assert any(math.isfinite(value) for _, value in found.query(expr, now))
