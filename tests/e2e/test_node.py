@@ -222,7 +222,8 @@ def test_a_stopped_node_leaves_nothing(node: Node) -> None:
     left = Remains(node.folder, node.node_ip)
     assert kinds(left) == KINDS
     node.stop()
-    assert not kinds(left), left.found()
+    # The kernel ends a namespace's processes one after the other; its first may still be seen for an instant.
+    await_true(lambda: not kinds(left), "nothing of the stopped node is there")
     assert [it.name for it in node.folder.iterdir()] == ["logs"]
 
 
