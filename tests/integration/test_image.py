@@ -232,7 +232,15 @@ def test_it_is_nobody_who_can_write_nothing(unpack: Callable[[str], Unpacked]) -
 def test_there_is_no_shell_and_nothing_privileged(unpack: Callable[[str], Unpacked], reference: str) -> None:
     image = unpack(reference)
     programs = {path.name for path in image.root.rglob("*") if path.is_file() and path.parent.name in ("bin", "sbin")}
-    assert programs <= {"funicular", "kubectl-funicular", "python3.11", "python3", "python", "envoy"}
+    assert programs <= {
+        "funicular",
+        "kubectl-funicular",
+        "kubectl_complete-funicular",
+        "python3.11",
+        "python3",
+        "python",
+        "envoy",
+    }
     modes = [path.lstat().st_mode for path in image.root.rglob("*")]
     assert not [mode for mode in modes if mode & 0o6000]
     # Each is a Debian system to a scanner.
