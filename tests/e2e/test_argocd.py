@@ -328,7 +328,6 @@ async def test_revert_spec_against_self_heal_gives_up_after_one_round(
 )
 async def test_who_is_taken_for_git(
     installed: Stack,
-    account: Account,
     broken: Provider,
     marks: Json,
     is_held: bool,
@@ -351,7 +350,6 @@ async def test_who_is_taken_for_git(
         found = await scene.wait(is_back, "it is taken back")
         assert found.status.phase == ("Degraded" if is_held else "Reverted")
         assert spec_revision(await scene.body()) == (rejected if is_held else stable)
-        await count_requests(account, scene)
 
 
 def _argocd_cm(argo: ArgoCD) -> dict[str, str]:
